@@ -1,0 +1,53 @@
+# Every word sets up .venv by itself, and again when the requirements have changed.
+.PHONY: demo test check docs lock clean
+
+# The Python that .venv is made with, if not the first one that fits: make PYTHON=python3.12
+PYTHON ?=
+# How the tests are run; WORKERS=0 keeps them in one process, where a debugger works.
+WORKERS ?= 2
+PYTEST := .venv/bin/pytest -n $(WORKERS) --dist worksteal
+# What a lock is made from. The one there is is read first, so that only what must change does.
+LOCK := .venv/bin/uv pip compile --quiet pyproject.toml --group dev --all-extras \
+	--universal --python-version 3.11 --no-header --no-emit-index-url --annotation-style line
+READY := .venv/ready
+
+demo: $(READY)  ## a runaway agent, without a budget and with one
+	.venv/bin/graphguard demo --yes
+
+test: $(READY)  ## all tests
+	$(PYTEST)
+
+docs: $(READY)  ## the examples in the README, docs/ and docstrings
+	$(PYTEST) tests/test_docs.py
+
+check: $(READY)  ## style, types, and whether the lock fits pyproject.toml
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+	cp requirements.lock .venv/requirements.lock
+	$(LOCK) -o .venv/requirements.lock
+	diff -u requirements.lock .venv/requirements.lock || { echo 'requirements.lock is behind: make lock'; exit 1; }
+
+lock: $(READY)  ## requirements.lock after a change of pyproject.toml; UPGRADE=1 takes the newest of everything
+	$(LOCK) $(if $(UPGRADE),--upgrade) -o requirements.lock
+
+clean:  ## what these words have made
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+
+# uv is used if the machine has one; if not, pip puts the locked one into .venv. Nothing outside is touched.
+$(READY): pyproject.toml requirements.lock
+	@set -eu; \
+	uv=uv; uv --version >/dev/null 2>&1 || uv=.venv/bin/uv; \
+	if .venv/bin/python -c '' 2>/dev/null && $$uv --version >/dev/null 2>&1; then :; \
+	elif [ $$uv = uv ]; then \
+		uv venv --quiet --allow-existing --python '$(or $(PYTHON),>=3.11,<3.14)' .venv; \
+	else \
+		$(or $(PYTHON),python3) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
+			{ echo 'Python 3.11, 3.12 or 3.13 is needed; name one: make PYTHON=python3.12'; exit 1; }; \
+		$(or $(PYTHON),python3) -m venv .venv; \
+		.venv/bin/python -m pip install --quiet "$$(grep -o '^uv==[^ ]*' requirements.lock)"; \
+	fi; \
+	echo 'setting up .venv ...'; \
+	$$uv pip sync --quiet --python .venv/bin/python requirements.lock; \
+	$$uv pip install --quiet --python .venv/bin/python --no-deps --editable .
+	@touch $@

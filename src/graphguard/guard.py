@@ -1,0 +1,787 @@
+"""`guard()`: put a budget in front of every model call of a graph.
+
+The only module that changes graphs. It works on the compiled graph: each user node's runnable is cloned in
+place with a door around it, a last writer tells the state what the task spent, and where a node of its own
+can't change what the graph does, a gate node is put before the model node: writes that would wake the model
+node wake its gate, and the gate wakes the model node. Names, edges, policies and metadata of the user's
+nodes stay, and so do the ids of their tasks, so that a thread begun on the bare graph goes on.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, TypeVar, cast, overload
+
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableSequence
+from langchain_core.runnables.config import run_in_executor, var_child_runnable_config
+from langgraph._internal import _constants as keys
+from langgraph._internal._runnable import RunnableCallable, RunnableSeq
+from langgraph.channels import BinaryOperatorAggregate, EphemeralValue, LastValueAfterFinish
+from langgraph.constants import END, START
+from langgraph.graph.state import CompiledStateGraph, StateGraph
+from langgraph.pregel._read import DEFAULT_BOUND, PregelNode
+from langgraph.pregel._write import ChannelWrite, ChannelWriteEntry, ChannelWriteTupleEntry
+from langgraph.types import Command, Send
+
+from graphguard import gate as gates
+from graphguard.budget import Budget
+from graphguard.discovery import evidence, models_in
+from graphguard.door import Door, Stop
+from graphguard.errors import InvalidBudget, NoModelNodes, NotGuardable, StateConflict, UnknownNode, UnknownPrice
+from graphguard.ledger.memory import MemoryLedger
+from graphguard.metering import Task, current_scope
+from graphguard.placement import ModelNode, Shape, place
+from graphguard.prices import DEFAULT_PRICES, PriceBook
+from graphguard.scope import Meter, Scope, Settings
+from graphguard.spend import add_spend
+from graphguard.trip import merge_trip
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from graphguard.budget import Policy
+    from graphguard.ledger.protocol import Ledger
+
+__all__ = ["To", "guard", "model_nodes", "to"]
+
+_BRANCH: Final = "branch:to:"
+_JOIN: Final = "join:"
+_FIELDS: Final = ("spend", "trip")
+_DEFAULT_LEDGER: Final = MemoryLedger()
+_MODES: Final = ("end", "interrupt", "raise")
+_GATES: Final = ("auto", "node", "inline")
+
+_G = TypeVar("_G", bound="StateGraph | CompiledStateGraph")
+
+
+@dataclass(frozen=True, slots=True)
+class To:
+    """Where a tripped graph goes on; see `to`."""
+
+    node: str
+
+
+def to(node: str) -> To:
+    """Lead a tripped graph to one of its own nodes, such as a cheap summary, instead of to END.
+
+    >>> to("summary")
+    To(node='summary')
+    """
+    return To(node)
+
+
+def guard(
+    graph: _G,
+    /,
+    *budgets: Budget | Policy,
+    on_trip: str | To = "end",
+    gate: str = "auto",
+    nodes: Sequence[str] | None = None,
+    ledger: Ledger | None = None,
+    prices: PriceBook | None = None,
+) -> _G:
+    """The same kind of graph, in which no model call starts that the budgets can't pay for.
+
+    Args:
+        graph: A `StateGraph`, or what its `compile()`, `create_agent` or another builder returned. It is
+            not changed.
+        budgets: `Budget`s, or functions `(Spend, Call) -> Breach | None`. Without any, calls are only
+            metered.
+        on_trip: What happens when a budget has no room: `"end"` the graph, `"interrupt"` and ask a person,
+            `"raise"` `BudgetExceeded`, or go on at the node of `to("node")`.
+        gate: Where the gates go: `"node"`, `"inline"`, or `"auto"`, which makes a node of a gate only
+            where that can't change what the graph does. `model_nodes(graph)` shows each choice.
+        nodes: Names of the nodes that call a model; None finds them.
+        ledger: Where real money is held; None is a `MemoryLedger` that all guards of the process share.
+        prices: A price book with the user's own prices; None is the bundled one.
+
+    Returns:
+        A `StateGraph` whose `compile()` guards, or a compiled graph.
+
+    Raises:
+        NotGuardable: `graph` is something else, such as a raw `Pregel`.
+        NoModelNodes: Budgets were given, but no node was seen to call a model.
+        UnknownNode: `nodes`, `to(...)` or a budget's `node` names a node that isn't there.
+        UnknownPrice: A USD budget, and a model in the graph without a known price.
+        StateConflict: The graph's own state has a field `spend` or `trip`.
+        InvalidBudget: Something else than a budget, or an unknown `on_trip` or `gate`.
+
+    ```python
+    agent = guard(create_agent(model, tools), Budget(usd="0.50", calls=20), on_trip="interrupt")
+    ```
+    """
+    settings = _settings(budgets, on_trip, gate, nodes, ledger, prices)
+    if isinstance(graph, CompiledStateGraph):
+        bare, settings = _unguarded(graph, settings)
+        builder = _guarded_builder(bare.builder, settings)
+        return cast("_G", _guarded(bare, settings, builder))
+    if isinstance(graph, StateGraph):
+        builder = _guarded_builder(graph, settings)
+        if builder.nodes:
+            _check(builder, {name: spec.runnable for name, spec in builder.nodes.items()}, _settings_of(builder))
+        return cast("_G", builder)
+    raise NotGuardable(type(graph).__name__)
+
+
+def model_nodes(graph: StateGraph | CompiledStateGraph, /) -> dict[str, ModelNode]:
+    """The nodes that `guard` takes to call a model, where the gate of each is or would be, and why.
+
+    Args:
+        graph: A graph, guarded or not.
+
+    Returns:
+        By node name; nodes of graphs inside as `outer:inner`.
+    """
+    if isinstance(graph, CompiledStateGraph):
+        settings = _settings((), "end", "auto", None, None, None)
+        bare, settings = _unguarded(graph, settings)
+        bounds = {name: node.bound for name, node in bare.nodes.items() if name != START}
+        breakpoints = bool(bare.interrupt_before_nodes or bare.interrupt_after_nodes)
+        cached = _cached(bare)
+        return _plan(bare.builder, bounds, settings, breakpoints=breakpoints, cached=cached)
+    if isinstance(graph, StateGraph):
+        settings = _settings_of(graph) or _settings((), "end", "auto", None, None, None)
+        bounds = {name: spec.runnable for name, spec in graph.nodes.items()}
+        return _plan(graph, bounds, settings, breakpoints=False, cached=())
+    raise NotGuardable(type(graph).__name__)
+
+
+# What was asked for
+
+
+def _settings(  # noqa: PLR0913 - the arguments of guard()
+    budgets: Sequence[Budget | Policy],
+    on_trip: str | To,
+    gate: str,
+    nodes: Sequence[str] | None,
+    ledger: Ledger | None,
+    prices: PriceBook | None,
+) -> Settings:
+    for budget in budgets:
+        if not isinstance(budget, Budget) and not callable(budget):
+            msg = f"expected Budget(...) or a function (Spend, Call) -> Breach | None, got {budget!r}"
+            raise InvalidBudget(msg)
+    if not isinstance(on_trip, To) and on_trip not in _MODES:
+        msg = f"on_trip must be 'end', 'interrupt', 'raise' or to('node'), got {on_trip!r}"
+        raise InvalidBudget(msg)
+    if gate not in _GATES:
+        msg = f"gate must be 'auto', 'node' or 'inline', got {gate!r}"
+        raise InvalidBudget(msg)
+    if isinstance(nodes, str):
+        nodes = [nodes]
+    return Settings(
+        budgets=tuple(dict.fromkeys(b for b in budgets if isinstance(b, Budget))),
+        policies=tuple(cast("Policy", b) for b in budgets if not isinstance(b, Budget)),
+        on_trip="end" if isinstance(on_trip, To) else on_trip,
+        to=on_trip.node if isinstance(on_trip, To) else None,
+        gate=gate,
+        nodes=None if nodes is None else tuple(nodes),
+        ledger=_DEFAULT_LEDGER if ledger is None else ledger,
+        prices=DEFAULT_PRICES if prices is None else prices,
+    )
+
+
+def _joined(old: Settings | None, new: Settings) -> Settings:
+    """The settings of a guard around a guard: all budgets, and what the outer one did not choose."""
+    if old is None:
+        return new
+    plain = new.on_trip == "end" and new.to is None
+    return Settings(
+        budgets=tuple(dict.fromkeys([*old.budgets, *new.budgets])),
+        policies=(*old.policies, *new.policies),
+        on_trip=old.on_trip if plain else new.on_trip,
+        to=old.to if plain else new.to,
+        gate=old.gate if new.gate == "auto" else new.gate,
+        nodes=old.nodes if new.nodes is None else tuple(dict.fromkeys([*(old.nodes or ()), *new.nodes])),
+        ledger=old.ledger if new.ledger is _DEFAULT_LEDGER else new.ledger,
+        prices=old.prices if new.prices is DEFAULT_PRICES else new.prices,
+    )
+
+
+def _check(builder: StateGraph, bounds: Mapping[str, object], settings: Settings | None) -> None:
+    """Find misuse now rather than in the middle of a run."""
+    if settings is None:
+        return
+    names = list(bounds)
+    for name in (*(settings.nodes or ()), *([settings.to] if settings.to else ())):
+        if name not in bounds:
+            raise UnknownNode(name, names)
+    inner = {n for bound in bounds.values() if isinstance(bound, CompiledStateGraph) for n in bound.nodes}
+    for budget in settings.budgets:
+        if budget.node is not None and budget.node not in {*names, *inner}:
+            raise UnknownNode(budget.node, names)
+    for field in _FIELDS:
+        channel = builder.channels.get(field)
+        if channel is not None and getattr(channel, "operator", None) not in (add_spend, merge_trip):
+            raise StateConflict(field)
+    has_limits = bool(settings.budgets or settings.policies)
+    if has_limits and settings.nodes is None and not any(evidence(bound) for bound in bounds.values()):
+        raise NoModelNodes(names)
+    if any(budget.usd is not None for budget in settings.budgets):
+        for bound in bounds.values():
+            for model in models_in(bound):
+                name, provider = _identity(model)
+                if name is not None and not settings.prices.knows(name, provider):
+                    raise UnknownPrice(name)
+
+
+def _identity(model: object) -> tuple[str | None, str | None]:
+    params = getattr(model, "_get_ls_params", None)
+    told = params() if params else {}
+    name, provider = told.get("ls_model_name"), told.get("ls_provider")
+    return (str(name) if name else None), (str(provider) if provider else None)
+
+
+def _caps(bounds: Mapping[str, object]) -> dict[str, int]:
+    caps: dict[str, int] = {}
+    for bound in bounds.values():
+        for model in models_in(bound):
+            profile = getattr(model, "profile", None)
+            cap = profile.get("max_output_tokens") if isinstance(profile, Mapping) else None
+            name, _ = _identity(model)
+            if name and isinstance(cap, int) and cap > 0:
+                caps[name] = cap
+    return caps
+
+
+def _plan(
+    builder: StateGraph,
+    bounds: Mapping[str, object],
+    settings: Settings,
+    *,
+    breakpoints: bool,
+    cached: Sequence[str],
+) -> dict[str, ModelNode]:
+    graphs = {name: bound for name, bound in bounds.items() if isinstance(bound, CompiledStateGraph)}
+    found: dict[str, str] = {}
+    for name, bound in bounds.items():
+        if settings.nodes is not None:
+            if name in settings.nodes:
+                found[name] = "named by nodes="
+        elif name not in graphs and (how := evidence(bound)):
+            found[name] = how
+    planned = place(Shape(builder), found, gate=settings.gate, breakpoints=breakpoints, cached=cached)
+    for name, inner in graphs.items():
+        inside = model_nodes(inner)
+        if inside and name not in planned:
+            planned[name] = ModelNode(name, "is a graph that calls models", "inside", "its own nodes are gated")
+        planned |= {f"{name}:{k}": replace(node, name=f"{name}:{k}") for k, node in inside.items()}
+    return planned
+
+
+# Builders
+
+
+def _settings_of(builder: StateGraph) -> Settings | None:
+    return cast("Settings | None", builder.__dict__.get("_graphguard"))
+
+
+def _guarded_builder(builder: StateGraph, settings: Settings) -> StateGraph:
+    new = copy.copy(builder)
+    # Copied, not shared: add_edge() on the original would show up here, and the other way round.
+    for name, value in vars(builder).items():
+        if isinstance(value, (dict, set, list)):
+            setattr(new, name, copy.copy(value))
+    new.nodes = {name: copy.copy(spec) for name, spec in builder.nodes.items()}
+    new.branches = type(builder.branches)(
+        getattr(builder.branches, "default_factory", None), {k: dict(v) for k, v in builder.branches.items()}
+    )
+    new.__dict__["_graphguard"] = _joined(_settings_of(builder), settings)
+    if "GuardedStateGraph" not in {cls.__name__ for cls in type(builder).__mro__}:
+        new.__class__ = _guarded_class(type(builder))
+    return new
+
+
+@functools.cache
+def _guarded_class(cls: type[StateGraph]) -> type[StateGraph]:
+    def compile(self: StateGraph, *args: object, **kwargs: object) -> CompiledStateGraph:  # noqa: A001 - its name
+        compiled = cls.compile(self, *args, **kwargs)  # type: ignore[arg-type] # passed on as they came
+        settings = _settings_of(self)
+        return compiled if settings is None else _guarded(compiled, settings, self)
+
+    functools.update_wrapper(compile, cls.compile)
+    return type("GuardedStateGraph", (cls,), {"compile": compile, "__doc__": cls.__doc__, "__module__": __name__})
+
+
+# Compiled graphs
+
+
+def _cached(compiled: CompiledStateGraph) -> list[str]:
+    return [name for name, node in compiled.nodes.items() if node.cache_policy or compiled.cache_policy]
+
+
+def _guarded(compiled: CompiledStateGraph, settings: Settings, builder: StateGraph) -> CompiledStateGraph:
+    bounds = {name: node.bound for name, node in compiled.nodes.items() if name != START}
+    _check(compiled.builder, bounds, settings)
+    return _rebuilt(compiled, Meter(settings, _caps(bounds)), builder)
+
+
+def _rebuilt(
+    compiled: CompiledStateGraph, meter: Meter, builder: StateGraph, *, inside: bool = False
+) -> CompiledStateGraph:
+    """The compiled graph with doors, gates and the two state fields; `compiled` stays as it is."""
+    settings = meter.settings
+    bounds = {name: node.bound for name, node in compiled.nodes.items() if name != START}
+    breakpoints = bool(compiled.interrupt_before_nodes or compiled.interrupt_after_nodes)
+    cached = _cached(compiled)
+    named = replace(settings, nodes=None) if inside else settings
+    planned = _plan(compiled.builder, bounds, named, breakpoints=breakpoints, cached=cached)
+    gated = [name for name, node in planned.items() if name in bounds and node.gate in ("node", "inline")]
+    gate_of = {name: _free_name(f"{name}.budget", compiled) for name in gated if planned[name].gate == "node"}
+    ways = _Ways(gate_of, Shape(compiled.builder), always=settings.gate == "node")
+    talks = _talks(compiled)
+
+    new = copy.copy(compiled)  # not Pregel.copy(), which loses the output and state mappers
+    new.builder = builder
+    new.channels = dict(compiled.channels)
+    new.nodes = {}
+    for name, node in compiled.nodes.items():
+        if name == START:
+            new.nodes[name] = _start(node, ways)
+            continue
+        gate = gate_of.get(name)
+        door = Door(meter=meter, node=name, gated=name in gated and name != settings.to, gate=gate, talks=talks)
+        new.nodes[name] = _doored(node, door, ways, once=name in cached)
+    _add_gates(new, meter, gate_of, talks=talks)
+    for field, reducer in zip(_FIELDS, (add_spend, merge_trip), strict=True):
+        new.channels[field] = BinaryOperatorAggregate(dict, reducer)
+        new.channels[field].key = field
+    if isinstance(compiled.stream_channels, list):
+        new.stream_channels = [*compiled.stream_channels, *_FIELDS]
+    if (mapper := getattr(compiled, "_state_mapper", None)) is not None:
+        new._state_mapper = _StateMapper(mapper)  # noqa: SLF001 - set by compile(), read by stream v2
+    return new.validate()
+
+
+class _StateMapper:
+    """Coerces state values to the user's schema, which doesn't know graphguard's fields."""
+
+    def __init__(self, mapper: Callable[[object], object]) -> None:
+        self.mapper = mapper
+
+    def __call__(self, value: object) -> object:
+        if isinstance(value, dict):
+            value = {key: v for key, v in value.items() if key not in _FIELDS}
+        return self.mapper(value)
+
+
+def _talks(compiled: CompiledStateGraph) -> bool:
+    channel = compiled.channels.get("messages")
+    return hasattr(channel, "operator") or hasattr(channel, "reducer")
+
+
+def _free_name(name: str, compiled: CompiledStateGraph) -> str:
+    while name in compiled.nodes:
+        name += "_"
+    return name
+
+
+def _unguarded(compiled: CompiledStateGraph, settings: Settings) -> tuple[CompiledStateGraph, Settings]:
+    """The graph as it was before `guard`, with what was changed on it since; and both guards' settings."""
+    marks = {name: mark for name, node in compiled.nodes.items() if (mark := _mark(node)) is not None}
+    if not marks:
+        return compiled, settings
+    bare = copy.copy(compiled)
+    originals = {name: mark.original for name, mark in marks.items() if mark.original is not None}
+    bare.nodes = {name: originals.get(name, node) for name, node in compiled.nodes.items() if name in originals or name not in marks}
+    added = {*_FIELDS, *(f"{_BRANCH}{name}" for name, mark in marks.items() if mark.original is None)}
+    bare.channels = {key: channel for key, channel in compiled.channels.items() if key not in added}
+    if isinstance(compiled.stream_channels, list):
+        bare.stream_channels = [key for key in compiled.stream_channels if key not in _FIELDS]
+    if isinstance(mapper := getattr(compiled, "_state_mapper", None), _StateMapper):
+        bare._state_mapper = mapper.mapper  # noqa: SLF001 - see _rebuilt
+    builder = copy.copy(compiled.builder)
+    old = builder.__dict__.pop("_graphguard", None)
+    bare.builder = builder
+    return bare.validate(), _joined(cast("Settings | None", old), settings)
+
+
+def _mark(node: PregelNode) -> _Finish | _StartWrite | None:
+    return next((w for w in node.writers if isinstance(w, (_Finish, _StartWrite))), None)
+
+
+# The way from task to task
+
+
+class _Ways:
+    """Which writes wake a gate instead of its model node.
+
+    While one line of tasks runs, every way into a gated node leads to its gate. Once several lines run side
+    by side, a gate node would shift them against each other: from then on, to the end of the run, the ways
+    lead to the model nodes themselves, whose doors decide inline.
+    """
+
+    def __init__(self, gate_of: Mapping[str, str], shape: Shape, *, always: bool) -> None:
+        self.gate_of = {f"{_BRANCH}{name}": f"{_BRANCH}{gate}" for name, gate in gate_of.items()}
+        self.node_of = {gate: node for node, gate in self.gate_of.items()}
+        self.shape = shape
+        self.always = always
+
+    def gate_channel(self, channel: str) -> str:
+        return self.gate_of.get(channel, channel)
+
+    def forks(self, writes: Sequence[tuple[str, object]]) -> bool:
+        places: set[str] = set()
+        spread: set[str] = set()
+        for channel, value in writes:
+            if channel == keys.TASKS and isinstance(value, Send):
+                if value.node in places and not self.shape.converges(value.node):
+                    spread.add(value.node)
+                places.add(value.node)
+            elif channel.startswith((_BRANCH, _JOIN)):
+                places.add(self.node_of.get(channel, channel).removeprefix(_BRANCH))
+        return len(places) > 1 or bool(spread)
+
+    def lead(self, task: Task) -> bool:
+        """Lead a task's writes to gates or past them; True if several lines begin here."""
+        if not self.gate_of:
+            return False
+        writes = task.writes
+        parallel = not self.always and bool(task.read("spend").get("parallel"))
+        begins = not self.always and not parallel and self.forks(list(writes))
+        names = self.node_of if parallel or begins else self.gate_of
+        if any(channel in names for channel, _ in writes):
+            led = [(names.get(channel, channel), value) for channel, value in writes]
+            writes.clear()
+            writes.extend(led)
+        return begins
+
+
+class _Finish(RunnableCallable):
+    """The last writer of a task: leads its ways, and tells the state what was spent and what tripped.
+
+    Attributes:
+        original: The node as it was before `guard`; None for a node that `guard` added.
+    """
+
+    def __init__(self, original: PregelNode | None, ways: _Ways | None, meter: Meter | None, *, once: bool) -> None:
+        super().__init__(self._finish, self._afinish, trace=False, name=None)
+        self.original = original
+        self.ways = ways
+        self.meter = meter
+        self.once = once
+        ChannelWrite.register_writer(self, [])
+
+    def _finish(self, value: object, config: RunnableConfig) -> object:
+        task = Task.of(config)
+        if isinstance(value, Stop):
+            _keep_only(task, value)
+        begins = self.ways.lead(task) if self.ways is not None else False
+        if self.meter is not None:
+            scope = self.meter.finished.pop(task.id, None)
+            told = _told(scope, once=self.once)
+            if begins:
+                told["spend"] = {**told.get("spend", {}), "parallel": True}
+            told |= _users_own(value, told)
+            if told:
+                task.send(list(told.items()))
+        return value
+
+    async def _afinish(self, value: object, config: RunnableConfig) -> object:
+        return self._finish(value, config)
+
+
+def _told(scope: Scope | None, *, once: bool) -> dict[str, dict[str, object]]:
+    told: dict[str, dict[str, object]] = {}
+    if scope is not None:
+        if delta := scope.delta(once=once):
+            told["spend"] = delta
+        if scope.trip is not None:
+            told["trip"] = scope.trip.to_state()
+    return told
+
+
+def _users_own(value: object, told: Mapping[str, object]) -> dict[str, dict[str, object]]:
+    """What the user's own code wrote to graphguard's fields: compiled writers only know the user's fields."""
+    found: dict[str, dict[str, object]] = {}
+    for part in value if isinstance(value, (list, tuple)) else (value,):
+        update = part.update if isinstance(part, Command) and part.graph is None else part
+        if isinstance(update, Mapping):
+            found |= {field: update[field] for field in _FIELDS if field in update and field not in told}
+    return found
+
+
+def _keep_only(task: Task, stop: Stop) -> None:
+    """Take none of the node's own ways: only those that the stop names."""
+    kept = [(c, v) for c, v in task.writes if c != keys.TASKS and not c.startswith((_BRANCH, _JOIN))]
+    task.writes.clear()
+    task.writes.extend(kept)
+    goto = [stop.goto] if isinstance(stop.goto, (str, Send)) else stop.goto
+    task.send([(keys.TASKS, way) if isinstance(way, Send) else (f"{_BRANCH}{way}", None) for way in goto])
+
+
+class _StartWrite(ChannelWrite):
+    """Writes a new input to the state, and begins a run there."""
+
+    ways: _Ways
+    original: PregelNode
+
+    def _write(self, input: object, config: RunnableConfig) -> None:  # noqa: A002 - LangGraph's signature
+        super()._write(input, config)
+        self._begin(config)
+        return cast("None", input)
+
+    async def _awrite(self, input: object, config: RunnableConfig) -> None:  # noqa: A002 - LangGraph's signature
+        await super()._awrite(input, config)
+        self._begin(config)
+        return cast("None", input)
+
+    def _begin(self, config: RunnableConfig) -> None:
+        task = Task.of(config)
+        if task.is_run:  # drawing a graph runs its writers too
+            _begin_run(task, self.ways)
+
+
+def _begin_run(task: Task, ways: _Ways) -> None:
+    begins = not ways.always and bool(ways.gate_of) and ways.forks(list(task.writes))
+    # The spend of the last run is still in the state here, so `lead` would see its lines.
+    if begins and any(channel in ways.node_of for channel, _ in task.writes):
+        led = [(ways.node_of.get(channel, channel), value) for channel, value in task.writes]
+        task.writes.clear()
+        task.writes.extend(led)
+    told: list[tuple[str, object]] = [("spend", {"run_id": uuid.uuid4().hex[:12], **({"parallel": True} if begins else {})})]
+    if task.read("trip"):
+        told.append(("trip", {}))
+    task.send(told)
+
+
+class _BeginRun(_Finish):
+    """The last writer of a START with branches."""
+
+    def _finish(self, value: object, config: RunnableConfig) -> object:
+        task = Task.of(config)
+        if self.ways is not None:
+            self.lead_new_run(task, self.ways)
+            _begin_run(task, self.ways)
+        return value
+
+    @staticmethod
+    def lead_new_run(task: Task, ways: _Ways) -> None:
+        led = [(ways.gate_of.get(channel, channel), value) for channel, value in task.writes]
+        task.writes.clear()
+        task.writes.extend(led)
+
+
+def _start(node: PregelNode, ways: _Ways) -> PregelNode:
+    writers = [_renamed(writer, ways) for writer in node.copy({}).flat_writers]
+    if len(writers) == 1 and type(writers[0]) is ChannelWrite:
+        # A subclass in its place, not one more writer: a sequence would show up in traces and events.
+        start = _StartWrite(tuple(writers[0].writes), tags=writers[0].tags)
+        start.ways, start.original = ways, node
+        return node.copy({"writers": [start]})
+    return node.copy({"writers": [*writers, _BeginRun(node, ways, None, once=False)]})
+
+
+def _renamed(writer: Runnable, ways: _Ways) -> Runnable:
+    """The writer with its declared ways leading to gates, so that drawings show them."""
+    if isinstance(writer, ChannelWrite):
+        entries = [
+            entry._replace(channel=ways.gate_channel(entry.channel))
+            if isinstance(entry, ChannelWriteEntry)
+            else entry._replace(static=[(ways.gate_channel(c), v, label) for c, v, label in entry.static])
+            if isinstance(entry, ChannelWriteTupleEntry) and entry.static
+            else entry
+            for entry in writer.writes
+        ]
+        return ChannelWrite(tuple(entries), tags=writer.tags)  # a tuple: flat_writers adds them up
+    declared = getattr(writer, "_is_channel_writer", None)
+    if not isinstance(writer, RunnableCallable) or not declared:
+        return writer
+    new = copy.copy(writer)
+    ChannelWrite.register_writer(
+        new,
+        [
+            (e._replace(channel=ways.gate_channel(e.channel)) if isinstance(e, ChannelWriteEntry) else e, label)
+            for e, label in declared
+        ],
+    )
+    return new
+
+
+# Nodes
+
+
+def _doored(node: PregelNode, door: Door, ways: _Ways, *, once: bool) -> PregelNode:
+    """The node with its door, its branches metered, and the last writer after its own."""
+    writers = [_metered_branch(_renamed(writer, ways), door) for writer in node.copy({}).flat_writers]
+    writers.append(_Finish(node, ways, door.meter, once=once))
+    bound, subgraphs = _enclosed(node.bound, door), node.subgraphs
+    if isinstance(node.bound, CompiledStateGraph):
+        subgraphs = [bound]
+    return node.copy({"bound": bound, "writers": writers, "subgraphs": subgraphs})
+
+
+def _metered_branch(writer: Runnable, door: Door) -> Runnable:
+    """A branch whose function is metered, and is left out when the task was stopped."""
+    if isinstance(writer, ChannelWrite) or not isinstance(writer, RunnableCallable):
+        return writer
+    new = copy.copy(writer)
+    new.func, new.afunc = _around(writer.func, writer.afunc, door.inner(edge=True))
+    return new
+
+
+def _enclosed(bound: Runnable, door: Door) -> Runnable:
+    """A clone of the node's runnable with the door around it."""
+    if bound is DEFAULT_BOUND:
+        return bound
+    if isinstance(bound, CompiledStateGraph):
+        return _scoped_graph(bound, door)
+    if isinstance(bound, RunnableCallable):
+        new = copy.copy(bound)
+        new.func, new.afunc = _around(bound.func, bound.afunc, door)
+        return new
+    if isinstance(bound, (RunnableSequence, RunnableSeq)):
+        # LangGraph runs the steps one by one, so each has a door; the gate is at the first.
+        first, *rest = bound.steps
+        steps = [_enclosed(first, door), *(_enclosed(step, door.inner()) for step in rest)]
+        return type(bound)(*steps, name=bound.name)
+    func, afunc = _around(bound.invoke, bound.ainvoke, door)
+    return RunnableCallable(func, afunc, name=bound.get_name(), trace=False, recurse=False)
+
+
+_Func = TypeVar("_Func", bound="Callable[..., object] | None")
+
+
+def _around(func: _Func, afunc: _Func, door: Door) -> tuple[_Func, _Func]:
+    """Both functions of a node with the door around them; None stays None."""
+
+    def visit(args: tuple[object, ...], kwargs: dict[str, object]) -> Visit | Stop:
+        if args and isinstance(args[0], Stop):
+            return args[0]
+        config = kwargs.get("config") or var_child_runnable_config.get() or {}
+        return door.visit(cast("RunnableConfig", config), args[0] if args else None)
+
+    def call(*args: object, **kwargs: object) -> object:
+        seen = visit(args, kwargs)
+        if isinstance(seen, Stop):
+            return seen
+        value = None
+        with seen.around() as inside:
+            if inside:
+                value = func(*args, **seen.patched(kwargs))  # type: ignore[misc] # only made when func is there
+        return seen.output(value)
+
+    async def acall(*args: object, **kwargs: object) -> object:
+        seen = visit(args, kwargs)
+        if isinstance(seen, Stop):
+            return seen
+        value = None
+        with seen.around() as inside:
+            if inside:
+                value = await afunc(*args, **seen.patched(kwargs))  # type: ignore[misc] # only made when afunc is there
+        return seen.output(value)
+
+    new_func = None if func is None else functools.wraps(func)(call)
+    if afunc is None:
+        return cast("_Func", new_func), cast("_Func", None)
+    if isinstance(afunc, functools.partial) and afunc.func is run_in_executor:
+        # Still executor-backed, and still seen to be: a timeout on a sync node must go on to be refused.
+        wrapped = functools.partial(run_in_executor, None, new_func)
+        return cast("_Func", new_func), cast("_Func", functools.update_wrapper(wrapped, func or afunc))
+    return cast("_Func", new_func), cast("_Func", functools.wraps(afunc)(acall))
+
+
+def _scoped_graph(graph: CompiledStateGraph, door: Door) -> CompiledStateGraph:
+    """A graph inside: guarded by the same guard, with the door of the node that it is."""
+    guarded = any(_mark(node) for node in graph.nodes.values())
+    inner = copy.copy(graph) if guarded else _rebuilt(graph, door.meter, graph.builder, inside=True)
+    cls = type(inner)
+
+    def invoke(self: CompiledStateGraph, input: object, config: RunnableConfig | None = None, **kwargs: object) -> object:  # noqa: A002
+        func, _ = _around(functools.partial(_invoke, cls, self, kwargs), None, door)
+        return func(input, config=config or {})
+
+    async def ainvoke(
+        self: CompiledStateGraph,
+        input: object,  # noqa: A002
+        config: RunnableConfig | None = None,
+        **kwargs: object,
+    ) -> object:
+        _, afunc = _around(None, functools.partial(_ainvoke, cls, self, kwargs), door)
+        return await cast("Callable[..., Awaitable[object]]", afunc)(input, config=config or {})
+
+    namespace = {"invoke": invoke, "ainvoke": ainvoke, "__module__": cls.__module__, "__doc__": cls.__doc__}
+    inner.__class__ = type(cls.__name__, (cls,), namespace)
+    return inner
+
+
+def _invoke(
+    cls: type[CompiledStateGraph], graph: CompiledStateGraph, kwargs: dict[str, object], given: object, *, config: RunnableConfig
+) -> object:
+    return cls.invoke(graph, given, config, **kwargs)  # type: ignore[arg-type] # passed on as they came
+
+
+async def _ainvoke(
+    cls: type[CompiledStateGraph], graph: CompiledStateGraph, kwargs: dict[str, object], given: object, *, config: RunnableConfig
+) -> object:
+    return await cls.ainvoke(graph, given, config, **kwargs)  # type: ignore[arg-type] # passed on as they came
+
+
+# Gate nodes
+
+
+def _add_gates(new: CompiledStateGraph, meter: Meter, gate_of: Mapping[str, str], *, talks: bool) -> None:
+    """Put a gate node before each node in `gate_of`, and one review node behind all gates that ask."""
+    if not gate_of:
+        return
+    settings = meter.settings
+    asks = settings.on_trip == "interrupt"
+    for name, gate in gate_of.items():
+        node = new.nodes[name]
+        deferred = isinstance(new.channels[f"{_BRANCH}{name}"], LastValueAfterFinish)
+        channel = f"{_BRANCH}{gate}"
+        new.channels[channel] = LastValueAfterFinish(object) if deferred else EphemeralValue(object, guard=False)
+        joins = [trigger for trigger in node.triggers if not trigger.startswith(_BRANCH)]
+        if joins:
+            new.nodes[name] = node.copy({"triggers": [t for t in node.triggers if t not in joins]})
+        ends = [name, *([gates.REVIEW] if asks else []), *([settings.to] if settings.to else []), END]
+        decide = functools.partial(gates.at_gate, node=name, gate=gate)
+        new.nodes[gate] = _own_node(gate, [channel, *joins], decide, meter, ends, talks=talks)
+    if asks:
+        channel = f"{_BRANCH}{gates.REVIEW}"
+        new.channels[channel] = EphemeralValue(object, guard=False)
+        ends = [*gate_of.values(), END]
+        new.nodes[gates.REVIEW] = _own_node(gates.REVIEW, [channel], gates.at_review, meter, ends, talks=talks)
+
+
+def _own_node(  # noqa: PLR0913 - what a node is made of
+    name: str,
+    triggers: list[str],
+    decide: Callable[[Scope], Command[str]],
+    meter: Meter,
+    ends: Sequence[str],
+    *,
+    talks: bool,
+) -> PregelNode:
+    def run(given: object, config: RunnableConfig) -> Command[str]:  # noqa: ARG001 - a node is called with its input
+        scope = Scope(meter, Task.of(config), current_scope(), talks=talks)
+        command = decide(scope)
+        meter.finish(scope)
+        return command
+
+    async def arun(given: object, config: RunnableConfig) -> Command[str]:
+        return run(given, config)
+
+    declared = [(end if end == END else f"{_BRANCH}{end}", None, None) for end in ends]
+    writes = (ChannelWriteTupleEntry(_own_updates), ChannelWriteTupleEntry(_own_ways, static=declared))
+    return PregelNode(
+        triggers=triggers,
+        channels=[],
+        bound=RunnableCallable(run, arun, name=name, trace=False),
+        writers=[ChannelWrite(writes), _Finish(None, None, meter, once=False)],
+    )
+
+
+def _own_updates(value: object) -> list[tuple[str, object]]:
+    # graphguard's own fields go with what the last writer tells, so that each is written once.
+    update = value.update if isinstance(value, Command) and isinstance(value.update, dict) else {}
+    return [(key, part) for key, part in update.items() if key not in _FIELDS]
+
+
+def _own_ways(value: object) -> list[tuple[str, object]]:
+    goto = value.goto if isinstance(value, Command) else ()
+    return [(f"{_BRANCH}{way}", None) for way in ([goto] if isinstance(goto, str) else goto)]

@@ -1,0 +1,115 @@
+"""What a ledger promises: hold before a call is sent, settle after, never forget in between."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from graphguard.spend import to_usd
+
+if TYPE_CHECKING:
+    from decimal import Decimal
+
+    from graphguard.budget import Breach, Call, Claim
+    from graphguard.spend import Charge, Spend
+
+__all__ = ["Hold", "Ledger", "Refusal"]
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Room set aside for one call; counts as spent until it is settled or released.
+
+    Attributes:
+        call: The call, with the amounts held (`call.worst`) and the accounts (`call.claims`).
+        waited: Seconds waited for room.
+    """
+
+    call: Call
+    waited: float = 0.0
+
+    @property
+    def id(self) -> str:
+        """The call's id."""
+        return self.call.id
+
+    @property
+    def usd(self) -> Decimal:
+        """Held, in USD."""
+        return to_usd(self.call.worst.nanousd)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """There is no room for a call.
+
+    Attributes:
+        call: The call.
+        claim: The claim that has no room.
+        breach: Why, with all amounts.
+        waited: Seconds waited in vain.
+    """
+
+    call: Call
+    claim: Claim
+    breach: Breach
+    waited: float = 0.0
+
+
+@runtime_checkable
+class Ledger(Protocol):
+    """Accounts of real money, shared by everything that must not overspend together.
+
+    The only comparison is `spent + held + worst case <= limit`, made for all claims of a call in one
+    atomic step: the call is held in every account, or in none. Ids are minted by the caller for each
+    attempt; a repeat answers with the first result, and the same id with other amounts or accounts is a
+    `HoldMismatch`. Every method is safe to call from any thread. The `a` methods are the same for event
+    loops, which they never block.
+    """
+
+    def hold(self, call: Call, *, wait: float | None = None) -> Hold | Refusal:
+        """Set aside the most a call can use, waiting up to `wait` seconds for others to settle.
+
+        `wait=None` takes the ledger's own time limit; 0 never waits.
+        """
+        ...
+
+    async def ahold(self, call: Call, *, wait: float | None = None) -> Hold | Refusal:
+        """The same on an event loop."""
+        ...
+
+    def room(self, call: Call) -> Refusal | None:
+        """Why even without others' holds there is no room for a call, or None; holds nothing."""
+        ...
+
+    def balance(self, claim: Claim) -> tuple[Spend, Spend]:
+        """What counts against a claim now: spent and held."""
+        ...
+
+    def settle(self, id: str, charge: Charge) -> Charge:  # noqa: A002
+        """Replace a hold by what was really used; without a hold, just charge `charge.scopes`.
+
+        A later settle replaces an assumed charge (`charge.assumed`); any other repeat answers with the
+        first charge.
+        """
+        ...
+
+    def release(self, id: str) -> None:  # noqa: A002
+        """Give a hold back, for a call that was surely not billed. Unknown ids are ignored."""
+        ...
+
+    def sweep(self) -> tuple[Charge, ...]:
+        """Charge the holds whose owners are gone, at their worst case; what was charged."""
+        ...
+
+    def total(self, **where: str | None) -> Spend:
+        """The sum of charges; `thread=`, `run=`, `node=`, `model=`, `task=` or `scope=` narrow it."""
+        ...
+
+    def charges(self, **where: str | None) -> tuple[Charge, ...]:
+        """The charges, oldest first, narrowed as in `total`."""
+        ...
+
+    def open_holds(self) -> tuple[Hold, ...]:
+        """Holds neither settled nor released."""
+        ...

@@ -1,0 +1,412 @@
+"""Prices: from the usage of a call to nano-USD, and the worst case of a call not yet made.
+
+The prices are those that genai-prices carries (nothing is fetched), and the user's own. genai-prices
+loads its data in about 300 ms, so that is put off until the first price is asked for.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import ROUND_CEILING, Decimal, InvalidOperation
+from itertools import product
+from typing import TYPE_CHECKING, TypeAlias
+
+from graphguard.errors import UnknownPrice
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from genai_prices.data_snapshot import DataSnapshot
+    from genai_prices.types import ModelInfo, ModelPrice, TieredPrices
+
+    from graphguard.usage import Usage
+
+__all__ = ["DEFAULT_PRICES", "Money", "PriceBook"]
+
+Money: TypeAlias = str | int | float | Decimal
+"""An amount of USD; a float stands for what it prints as."""
+
+_MEGA = 1_000_000
+_NANO = 1_000_000_000
+_ORDINARY_TIERS = frozenset({"auto", "default", "standard", "on_demand", "flex", "batch", "scale"})
+_REMEMBERED = 4096
+_UNTOLD_KINDS = {"input": ("input_image", "input_video"), "output": ("output_image", "output_video", "output_citation")}
+_PROVIDERS = {"bedrock": "aws", "mantle": "aws", "vertex": "google", "azure": "azure", "mistral": "mistral"}
+_DATE = re.compile(r"[-@]20\d\d-?[01]\d-?[0-3]\d$")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rates:
+    """USD for each token by kind, and for each call."""
+
+    input: Decimal
+    output: Decimal
+    cache_read: Decimal
+    cache_write: Decimal
+    call: Decimal
+
+    def usd(self, usage: Usage) -> Decimal:
+        plain = usage.input_tokens - usage.cache_read_tokens - usage.cache_write_tokens
+        if plain < 0:
+            return self.ceiling(_all_input(usage), usage.output_tokens)
+        return (
+            plain * self.input
+            + usage.cache_read_tokens * self.cache_read
+            + usage.cache_write_tokens * self.cache_write
+            + usage.output_tokens * self.output
+            + self.call
+        )
+
+    def ceiling(self, input_tokens: int, output_tokens: int) -> Decimal:
+        return (
+            input_tokens * max(self.input, self.cache_read, self.cache_write) + output_tokens * self.output + self.call
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PriceBook:
+    """What models cost: the listed prices, the user's own before them, and other names for models.
+
+    >>> from graphguard.usage import Usage
+    >>> book = PriceBook().add("my-llm", input_usd="0.20", output_usd="0.60")
+    >>> book.cost(Usage(input_tokens=1000, output_tokens=100), "my-llm")
+    260000
+    """
+
+    _own: Mapping[tuple[str | None, str], _Rates] = field(default_factory=dict, repr=False)
+    _aliases: Mapping[str, tuple[str, str | None]] = field(default_factory=dict, repr=False)
+
+    def add(
+        self,
+        model: str,
+        *,
+        input_usd: Money,
+        output_usd: Money,
+        cache_read_usd: Money | None = None,
+        cache_write_usd: Money | None = None,
+        call_usd: Money = 0,
+        provider: str | None = None,
+    ) -> PriceBook:
+        """Give a new book in which a model has this price, whatever the list or the provider says.
+
+        Args:
+            model: The name the provider or LangChain gives; a dated form of it costs the same.
+            input_usd: USD for 1,000,000 tokens. Zero is allowed: you said so.
+            output_usd: Likewise.
+            cache_read_usd: Likewise; None means as other input.
+            cache_write_usd: Likewise.
+            call_usd: USD for each call, on top.
+            provider: Where the price holds; None means everywhere.
+
+        Raises:
+            ValueError: an amount is negative, or no finite number.
+        """
+        plain = _money(input_usd, "input_usd")
+        rates = _Rates(
+            input=plain / _MEGA,
+            output=_money(output_usd, "output_usd") / _MEGA,
+            cache_read=(plain if cache_read_usd is None else _money(cache_read_usd, "cache_read_usd")) / _MEGA,
+            cache_write=(plain if cache_write_usd is None else _money(cache_write_usd, "cache_write_usd")) / _MEGA,
+            call=_money(call_usd, "call_usd"),
+        )
+        name = _plain_name(model)
+        aliases = {other: target for other, target in self._aliases.items() if other != name}
+        return replace(self, _own={**self._own, (_plain_provider(provider), name): rates}, _aliases=aliases)
+
+    def alias(self, name: str, model: str, *, provider: str | None = None) -> PriceBook:
+        """Give a new book in which `name` costs what `model` costs: fine-tunes, Azure deployments, Bedrock ARNs.
+
+        Args:
+            name: The name that calls are made under.
+            model: A listed model, one of your own, or another alias.
+            provider: Where to look `model` up; None means by its name alone.
+        """
+        own = {key: rates for key, rates in self._own.items() if key[1] != _plain_name(name)}
+        return replace(self, _own=own, _aliases={**self._aliases, _plain_name(name): (model, provider)})
+
+    def knows(self, model: str | None, provider: str | None = None) -> bool:
+        """Whether a USD budget can be kept for this model."""
+        try:
+            self.worst_case(model, provider, input_tokens=1, output_tokens=1)
+        except UnknownPrice:
+            return False
+        return True
+
+    def cost(self, usage: Usage, model: str | None, provider: str | None = None, *, at: datetime | None = None) -> int:
+        """Price a call that was made, in nano-USD, rounded up once.
+
+        Args:
+            usage: What it took. What the provider reported as its cost counts before the list's price,
+                and the user's own price before both.
+            model: The name of the model that answered.
+            provider: LangChain's or the provider's own name for it; where it is unknown, or doesn't have
+                the model, the model's name alone decides.
+            at: When the call was made; None is now. Some prices depend on the date or the time of day.
+
+        Raises:
+            UnknownPrice: nobody says what the model costs. A list price of zero counts as unknown.
+        """
+        if usage.cached_answer:
+            return 0
+        return _nanousd(self._usd(usage, model, provider, at or datetime.now(UTC)))
+
+    def worst_case(
+        self,
+        model: str | None,
+        provider: str | None = None,
+        *,
+        input_tokens: int,
+        output_tokens: int,
+        at: datetime | None = None,
+    ) -> int:
+        """Bound what a call can cost, in nano-USD, rounded up once.
+
+        The bound holds for any mix of token kinds, any service tier, and any hour of this UTC day and the
+        next. Searches that a provider runs and bills apart are not in it, nor what it bills to other models.
+
+        Raises:
+            UnknownPrice: nobody says what the model costs.
+        """
+        name, provider = self._resolved(model, provider)
+        if own := self._own_rates(name, provider):
+            return _nanousd(own.ceiling(input_tokens, output_tokens))
+        ceiling = _LIST.ceiling(name, provider, at or datetime.now(UTC))
+        if ceiling is None or (usd := ceiling.usd(input_tokens, output_tokens)) is None:
+            raise UnknownPrice(model or "")
+        return _nanousd(usd)
+
+    def _usd(self, usage: Usage, model: str | None, provider: str | None, at: datetime) -> Decimal:
+        name, provider = self._resolved(model, provider)
+        own = self._own_rates(name, provider)
+        if own is None and usage.reported_nanousd is not None:
+            return Decimal(usage.reported_nanousd) / _NANO
+        usd = own.usd(usage) if own else _LIST.usd(usage, name, provider, at)
+        if usd is None:
+            raise UnknownPrice(model or "")
+        return usd + sum((self._usd(part, other, provider, at) for other, part in usage.also), Decimal(0))
+
+    def _resolved(self, model: str | None, provider: str | None) -> tuple[str, str | None]:
+        """Follow aliases, each once, so that a circle of them ends."""
+        name, seen = _plain_name(model or ""), set[str]()
+        while (target := self._aliases.get(name) or self._aliases.get(_DATE.sub("", name))) and name not in seen:
+            seen.add(name)
+            name, provider = _plain_name(target[0]), target[1]
+        return name, _plain_provider(provider)
+
+    def _own_rates(self, name: str, provider: str | None) -> _Rates | None:
+        names = (name, _DATE.sub("", name))
+        return next((self._own[key] for n in names for key in ((provider, n), (None, n)) if key in self._own), None)
+
+
+DEFAULT_PRICES = PriceBook()
+"""The listed prices alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Ceiling:
+    """The highest rates of a listed model on two days: steps of (from more input tokens than, USD for each token)."""
+
+    input: tuple[tuple[int, Decimal], ...]
+    output: tuple[tuple[int, Decimal], ...]
+    call: Decimal
+
+    def usd(self, input_tokens: int, output_tokens: int) -> Decimal | None:
+        """The most that so many tokens can cost; None where some of them have no price."""
+        in_rate, out_rate = (
+            next((rate for start, rate in reversed(steps) if input_tokens > start), Decimal(0))
+            for steps in (self.input, self.output)
+        )
+        # A list price of zero says that nobody found the price out, or that it is free for some only.
+        if (input_tokens and not in_rate) or (output_tokens and not out_rate):
+            return None
+        return input_tokens * in_rate + output_tokens * out_rate + self.call
+
+
+class _List:
+    """genai-prices' list, loaded when first asked; what was looked up is kept until newer data is installed."""
+
+    def __init__(self) -> None:
+        self._snapshot: DataSnapshot | None = None
+        self._models: dict[tuple[str, str | None], ModelInfo | None] = {}
+        self._ceilings: dict[tuple[str, str | None, date], _Ceiling | None] = {}
+
+    def model(self, name: str, provider: str | None) -> ModelInfo | None:
+        from genai_prices.data_snapshot import get_snapshot  # noqa: PLC0415 - loading it takes 300 ms
+
+        snapshot = get_snapshot()
+        if snapshot is not self._snapshot or len(self._models) + len(self._ceilings) > _REMEMBERED:
+            self._snapshot, self._models, self._ceilings = snapshot, {}, {}
+        models, key = self._models, (name, provider)
+        if key not in models:
+            models[key] = next(filter(None, (_found(snapshot, *way) for way in _ways(name, provider))), None)
+        return models[key]
+
+    def ceiling(self, name: str, provider: str | None, at: datetime) -> _Ceiling | None:
+        model = self.model(name, provider)
+        ceilings, key = self._ceilings, (name, provider, (at.astimezone(UTC) if at.tzinfo else at).date())
+        if key not in ceilings:
+            ceilings[key] = _ceiling(list(_prices_from(model, key[2]))) if model else None
+        return ceilings[key]
+
+    def usd(self, usage: Usage, name: str, provider: str | None, at: datetime) -> Decimal | None:
+        model, ceiling = self.model(name, provider), self.ceiling(name, provider, at)
+        if model is None or ceiling is None or ceiling.usd(usage.input_tokens, usage.output_tokens) is None:
+            return None
+        try:
+            return max(_listed_usd(model.get_prices(at, tier), usage) for tier in _tiers(model, usage.service_tier, at))
+        except ValueError:
+            # genai-prices refuses parts larger than their whole; which of both is wrong can't be known.
+            return ceiling.usd(_all_input(usage), max(usage.output_tokens, usage.output_audio_tokens))
+
+
+_LIST = _List()
+
+
+def _listed_usd(prices: ModelPrice, usage: Usage) -> Decimal:
+    from genai_prices import Usage as ListUsage  # noqa: PLC0415 - loading it takes 300 ms
+
+    # Where the source doesn't say how much of the audio was cached: as little as the sums allow, which costs most.
+    overlap = usage.cache_read_tokens + usage.cache_write_tokens + usage.input_audio_tokens - usage.input_tokens
+    counts = {
+        "input_tokens": usage.input_tokens,
+        "output_tokens": usage.output_tokens,
+        "cache_read_tokens": usage.cache_read_tokens,
+        "cache_write_tokens": usage.cache_write_tokens,
+        "cache_write_5m_tokens": usage.cache_write_5m_tokens,
+        "cache_write_1h_tokens": usage.cache_write_1h_tokens,
+        "cache_audio_read_tokens": max(usage.cache_read_audio_tokens, overlap, 0),
+        "cache_image_read_tokens": 0,
+        "input_audio_tokens": usage.input_audio_tokens,
+        "output_audio_tokens": usage.output_audio_tokens,
+        "output_reasoning_tokens": usage.reasoning_tokens,
+        "web_searches": usage.web_searches,
+    }
+    untold = {"input": -overlap, "output": usage.output_tokens - usage.output_audio_tokens - usage.reasoning_tokens}
+    for side, kinds in _UNTOLD_KINDS.items():
+        rate, kind = max((_top(getattr(prices, f"{kind}_mtok")), kind) for kind in kinds)
+        if rate > _top(getattr(prices, f"{side}_mtok")):
+            counts[f"{kind}_tokens"] = max(untold[side], 0)
+    return prices.calc_price(ListUsage(**counts))["total_price"]
+
+
+def _tiers(model: ModelInfo, tier: str | None, at: datetime) -> Iterator[Mapping[str, str] | None]:
+    """Give the contexts to price a tier in: its own; all there are, when a tier that may cost more isn't listed."""
+    if tier is None:
+        yield None
+        return
+    own = {"service_tier": tier, "speed": tier, "processing": tier}
+    listed = [
+        variant.when
+        for variant in model.price_variants or ()
+        if variant.constraint is None or variant.constraint.active(at)
+    ]
+    # genai-prices falls back to the standard price without a word.
+    if tier in _ORDINARY_TIERS or any(when.items() <= own.items() for when in listed):
+        yield own
+    else:
+        yield None
+        yield from listed
+
+
+def _ceiling(prices: Sequence[ModelPrice]) -> _Ceiling:
+    return _Ceiling(
+        input=_steps(prices, "input_", "cache_"),
+        output=_steps(prices, "output_"),
+        call=max(_top(price.requests_kcount) for price in prices) / 1000,
+    )
+
+
+def _steps(prices: Sequence[ModelPrice], *sides: str) -> tuple[tuple[int, Decimal], ...]:
+    """Give the highest rate of all these kinds, as it grows with the input's size."""
+    from genai_prices.types import TieredPrices  # noqa: PLC0415 - loading it takes 300 ms
+
+    rates: list[tuple[int, Decimal]] = []
+    for price in prices:
+        for key, value in price.__dict__.items():
+            if not (key.startswith(sides) and key.endswith("_mtok")):
+                continue
+            if isinstance(value, TieredPrices):
+                rates += [(-1, value.base), *((tier.start, tier.price) for tier in value.tiers)]
+            elif value is not None:
+                rates.append((-1, value))
+    highest = {start: max(rate for other, rate in rates if other <= start) for start, _ in rates}
+    return tuple((start, rate / _MEGA) for start, rate in sorted(highest.items()))
+
+
+def _prices_from(model: ModelInfo, day: date) -> Iterator[ModelPrice]:
+    """Give each price that can hold from the start of a UTC day to the end of the next."""
+    variants = model.price_variants or []
+    constraints = [variant.constraint for variant in variants]
+    constraints += [price.constraint for price in model.prices] if isinstance(model.prices, list) else []
+    hours = {time()} | {
+        hour for limit in constraints for name in ("start_time", "end_time") if (hour := getattr(limit, name, None))
+    }
+    contexts = [None, *(variant.when for variant in variants)]
+    for offset, hour, context in product((0, 1), hours, contexts):
+        moment = datetime.combine(day + timedelta(days=offset), hour.replace(tzinfo=hour.tzinfo or UTC))
+        yield model.get_prices(moment, context)
+
+
+def _ways(name: str, provider: str | None) -> Iterator[tuple[str, str | None]]:
+    """Give the names and providers to look a model up by, in order."""
+    for spelled in dict.fromkeys((name, _DATE.sub("", name))):
+        yield spelled, provider
+        yield spelled, None
+    for mark in "/:":
+        head, found, tail = name.partition(mark)
+        if found:
+            yield tail, _plain_provider(head)
+    if "/" in name:
+        yield name.rpartition("/")[2], provider
+        yield name, "openrouter"
+
+
+def _found(snapshot: DataSnapshot, name: str, provider: str | None) -> ModelInfo | None:
+    try:
+        return snapshot.find_provider_model(name, None, provider, None)[1]
+    except LookupError:
+        return None
+
+
+def _plain_name(model: str) -> str:
+    return model.strip().lower().removeprefix("models/")
+
+
+def _plain_provider(provider: str | None) -> str | None:
+    """Give genai-prices' name for a provider where it would take LangChain's for another one."""
+    if not provider:
+        return None
+    name = provider.strip().lower()
+    for word, plain in _PROVIDERS.items():
+        if word in name:
+            return plain
+    return name
+
+
+def _all_input(usage: Usage) -> int:
+    """Count the input when its parts add up to more: a part larger than the whole was left out of it."""
+    if max(usage.cache_read_tokens, usage.cache_write_tokens, usage.input_audio_tokens) <= usage.input_tokens:
+        return usage.input_tokens
+    return usage.input_tokens + usage.cache_read_tokens + usage.cache_write_tokens + usage.input_audio_tokens
+
+
+def _top(price: Decimal | TieredPrices | None) -> Decimal:
+    if price is None or isinstance(price, Decimal):
+        return price or Decimal(0)
+    return max(price.base, *(tier.price for tier in price.tiers))
+
+
+def _money(amount: Money, name: str) -> Decimal:
+    try:
+        usd = Decimal(str(amount))
+    except InvalidOperation:
+        usd = Decimal("NaN")
+    if isinstance(amount, bool) or not usd.is_finite() or usd < 0:
+        raise ValueError(f"{name}={amount!r} is no price; give USD as a finite number of zero or more, like '0.25'")
+    return usd
+
+
+def _nanousd(usd: Decimal) -> int:
+    return int((usd * _NANO).to_integral_value(rounding=ROUND_CEILING))

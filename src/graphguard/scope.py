@@ -1,0 +1,440 @@
+"""The running side of a guard: whose money a task spends, what it has used, and what is still to be told the state.
+
+`Settings` are made once by `guard()` and shared. A `Meter` is their running object. A `Scope` is made for
+each attempt of a graph task; scopes nest as graphs do, and a model call counts in every one around it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import uuid
+from collections import OrderedDict, defaultdict
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from graphguard.budget import Breach, Budget, Call, Claim, progress_text
+from graphguard.spend import Charge, Spend, usd_text
+from graphguard.trip import Trip
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from langchain_core.runnables import RunnableConfig
+
+    from graphguard.budget import Policy
+    from graphguard.ledger.protocol import Ledger, Refusal
+    from graphguard.metering import Task
+    from graphguard.prices import PriceBook
+
+__all__ = ["Meter", "Scope", "Settings", "Unfolded", "limits_from_state", "limits_to_state", "new_id"]
+
+logger = logging.getLogger("graphguard")
+_KEPT = 10_000
+_ZERO = Spend()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What `guard()` was told. Frozen and shared by all runs.
+
+    Attributes:
+        budgets: The budgets.
+        policies: The user's own rules.
+        on_trip: `"end"`, `"interrupt"` or `"raise"`.
+        to: The node to go to instead of END, for `on_trip=to("node")`.
+        gate: `"auto"`, `"node"` or `"inline"`.
+        nodes: The model nodes named by the user; None finds them.
+        ledger: Where real money is held.
+        prices: The price book.
+    """
+
+    budgets: tuple[Budget, ...]
+    policies: tuple[Policy, ...]
+    on_trip: str
+    to: str | None
+    gate: str
+    nodes: tuple[str, ...] | None
+    ledger: Ledger
+    prices: PriceBook
+
+
+@dataclass(slots=True)
+class _Entry:
+    line: tuple[str, str]
+    checkpoint: str
+    spend: Spend = _ZERO
+    by: dict[str, Spend] = field(default_factory=dict)
+    adopted: Spend = _ZERO
+    adopted_by: dict[str, Spend] = field(default_factory=dict)
+
+    def add(self, spend: Spend, by: Mapping[str, Spend]) -> None:
+        self.spend += spend
+        for key, amount in by.items():
+            self.by[key] = self.by.get(key, _ZERO) + amount
+
+
+class Unfolded:
+    """Charges that no write to a state has carried yet, by the task that made them.
+
+    A task's own writer takes what the task spent over all its attempts. What a task leaves behind for
+    good (it failed, was cancelled, or was answered from elsewhere) is adopted by the next task of the same
+    line that starts from a later checkpoint.
+    """
+
+    def __init__(self) -> None:
+        """Begin empty."""
+        self._lock = threading.Lock()
+        self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        self._lines: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+
+    def add(self, task: Task, run: str, spend: Spend, by: Mapping[str, Spend]) -> None:
+        """Note what a task spent, in all and on the narrowed budgets named by `by`."""
+        with self._lock:
+            entry = self._entries.get(task.id)
+            if entry is None:
+                entry = self._entries[task.id] = _Entry((task.thread or run, task.graph_ns), task.checkpoint)
+                self._lines[entry.line].add(task.id)
+                if len(self._entries) > _KEPT:
+                    oldest, gone = self._entries.popitem(last=False)
+                    self._drop(oldest, gone)
+            entry.add(spend, by)
+
+    def adopt(self, task: Task, run: str) -> None:
+        """Make what earlier checkpoints of this line left behind the task's own."""
+        line = (task.thread or run, task.graph_ns)
+        if line not in self._lines:
+            return
+        with self._lock:
+            left = [id_ for id_ in self._lines.get(line, ()) if self._entries[id_].checkpoint != task.checkpoint]
+            for id_ in left:
+                old = self._entries.pop(id_)
+                self._drop(id_, old)
+                mine = self._entries.setdefault(task.id, _Entry(line, task.checkpoint))
+                self._lines[line].add(task.id)
+                mine.add(old.spend, old.by)
+                mine.adopted += old.spend
+                for key, amount in old.by.items():
+                    mine.adopted_by[key] = mine.adopted_by.get(key, _ZERO) + amount
+
+    def take(self, task: Task) -> _Entry | None:
+        """What the task spent and nobody told the state yet; told once."""
+        if task.id not in self._entries:
+            return None
+        with self._lock:
+            entry = self._entries.pop(task.id, None)
+            if entry is not None:
+                self._drop(task.id, entry)
+            return entry
+
+    def has(self, task: Task) -> bool:
+        """Whether the task spent or adopted anything that no state knows yet."""
+        return task.id in self._entries
+
+    def spent(self, task: Task) -> Spend:
+        """What the task spent or adopted that no state knows yet."""
+        entry = self._entries.get(task.id)
+        return entry.spend if entry else _ZERO
+
+    def adopted(self, task: Task, key: str | None = None) -> Spend:
+        """What the task adopted, in all or on one narrowed budget; its ledger account doesn't hold that."""
+        entry = self._entries.get(task.id)
+        if entry is None:
+            return _ZERO
+        return entry.adopted if key is None else entry.adopted_by.get(key, _ZERO)
+
+    def _drop(self, task_id: str, entry: _Entry) -> None:
+        self._lines[entry.line].discard(task_id)
+        if not self._lines[entry.line]:
+            del self._lines[entry.line]
+
+
+class Meter:
+    """The running object of one `guard()`: its settings and what its runs share in this process."""
+
+    def __init__(self, settings: Settings, caps: Mapping[str, int]) -> None:
+        """Run these settings; `caps` are output caps of models that only their profile tells."""
+        self.settings = settings
+        self.caps = dict(caps)
+        self.unfolded = Unfolded()
+        self.prompts: OrderedDict[tuple[object, ...], tuple[tuple[int, ...], int, int]] = OrderedDict()
+        self.lock = threading.Lock()
+        self.askers: OrderedDict[tuple[str, str], str] = OrderedDict()
+        self.finished: dict[str, Scope] = {}
+        self.narrowed = tuple(budget for budget in settings.budgets if budget.narrowed)
+        self.keys = frozenset(budget.key for budget in settings.budgets)
+
+    def finish(self, scope: Scope) -> None:
+        """Keep what a task has to tell the state until its last writer runs."""
+        if not (scope.trip or scope.new_limits or scope.users_config or self.unfolded.has(scope.task)):
+            return
+        before = self.finished.get(scope.task.id)
+        if before is None:
+            self.finished[scope.task.id] = scope
+        else:  # the node's own code came before, this is one of its edges
+            before.trip = scope.trip or before.trip
+            before.new_limits |= scope.new_limits
+
+    def asks(self, task: Task) -> bool:
+        """Whether this task is the one that asks, of all that trip from the same checkpoint."""
+        with self.lock:
+            place = (task.checkpoint, task.graph_ns)
+            first = self.askers.setdefault(place, task.id)
+            while len(self.askers) > _KEPT:
+                self.askers.popitem(last=False)
+        return first == task.id
+
+
+class Scope:
+    """One attempt of one graph task, as the money sees it.
+
+    Attributes:
+        meter: The guard's running object.
+        task: What LangGraph says of the task.
+        parent: The scope of the task around it, when this graph runs inside another guarded one.
+        refusal: The trip of the latest refused call that this guard has to act on.
+        raised: Limits that people raised, by budget and metric, as the state and this task know them.
+        new_limits: Those of them that this task must tell the state.
+        trip: The trip that this task must tell the state.
+        stopped: The trip that ended a graph run inside this task, and so must end this one.
+        talks: Whether the graph keeps a conversation in `messages`.
+        users_config: The config that the user's code gets instead of the task's own, if not None.
+    """
+
+    __slots__ = ("field", "meter", "new_limits", "parent", "raised", "refusal", "run", "stopped", "talks", "task", "trip", "users_config")
+
+    def __init__(self, meter: Meter, task: Task, parent: Scope | None, *, talks: bool = False) -> None:
+        """Read the state's spend once; the task's siblings see the same."""
+        self.meter = meter
+        self.talks = talks
+        self.task = task
+        self.parent = parent
+        self.field: Mapping[str, object] = task.read("spend")
+        run = self.field.get("run")
+        self.run = str(run.get("id") or "") if isinstance(run, dict) else ""
+        self.refusal: Trip | None = None
+        self.trip: Trip | None = None
+        self.stopped: Trip | None = None
+        self.users_config: RunnableConfig | None = None
+        self.raised = _limits(self.field)
+        self.new_limits: dict[str, dict[str, int]] = {}
+        top = self.top
+        if top is not self:
+            for key, limits in self.raised.items():
+                top.raise_limits(key, limits)
+        meter.unfolded.adopt(task, self.run)
+
+    @property
+    def chain(self) -> Iterator[Scope]:
+        """This scope and those around it, innermost first."""
+        scope: Scope | None = self
+        while scope is not None:
+            yield scope
+            scope = scope.parent
+
+    @property
+    def top(self) -> Scope:
+        """The outermost scope of the same guard: where its budgets are counted."""
+        return [scope for scope in self.chain if scope.meter is self.meter][-1]
+
+    def tops(self) -> list[Scope]:
+        """The outermost scope of each guard around the task, innermost guard first."""
+        return list({id(scope.meter): scope for scope in self.chain}.values())
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """Names of the nodes around the task, innermost first."""
+        return tuple(scope.task.node for scope in self.chain)
+
+    def stop_outer(self, trip: Trip) -> None:
+        """Tell the tasks around this one, under the same guard, that the run is over."""
+        for scope in self.chain:
+            if scope is not self and scope.meter is self.meter:
+                scope.stopped = trip
+
+    def raise_limits(self, key: str, limits: Mapping[str, int]) -> None:
+        """Take note of a raised limit, for this task and for the state."""
+        for scope in self.chain:
+            if scope.meter is self.meter and any(scope.raised.get(key, {}).get(m, 0) < v for m, v in limits.items()):
+                scope.raised[key] = {**scope.raised.get(key, {}), **limits}
+                scope.new_limits[key] = dict(scope.raised[key])
+
+    def claims(self, *, model: str | None = None, own: bool = False) -> tuple[Claim, ...]:
+        """The budgets that a call from here needs room in; `own` leaves out other guards' ones."""
+        found: list[Claim] = []
+        for top in [self.top] if own else self.tops():
+            names = self.nodes[: self.nodes_to(top)]
+            found += [
+                top._claim(budget)  # noqa: SLF001 - another scope of the same class
+                for budget in top.meter.settings.budgets
+                if any(budget.covers(node=name, model=model) for name in names)
+            ]
+        return tuple(found)
+
+    def nodes_to(self, top: Scope) -> int:
+        """How many scopes lie from here out to `top`, both counted."""
+        return next(count for count, scope in enumerate(self.chain, 1) if scope is top)
+
+    def _claim(self, budget: Budget) -> Claim:
+        run = self.field.get("run") if budget.per == "run" else None
+        place = self.field if budget.per != "run" else (run if isinstance(run, dict) else {})
+        if budget.narrowed:
+            by = place.get("by")
+            place = (by.get(budget.key) if isinstance(by, dict) else None) or {}
+        told = Spend.of({"spend": place})
+        limits = {**budget.limits, **{m: v for m, v in self.raised.get(budget.key, {}).items() if m in budget.limits}}
+        suffix = f"|{budget.key}" if budget.narrowed else ""
+        if budget.per == "thread":
+            scope = f"thread:{self.task.thread or self.run}{suffix}"
+            return Claim(budget=budget.key, scope=scope, limits=limits, floor=told)
+        scope = f"step:{self.task.checkpoint}|{self.task.graph_ns}{suffix}"
+        adopted = self.meter.unfolded.adopted(self.task, budget.key if budget.narrowed else None)
+        return Claim(budget=budget.key, scope=scope, limits=limits, base=told + adopted)
+
+    def breach(self) -> Breach | None:
+        """Why not even the smallest call fits into this guard's budgets any more, or None."""
+        claims = self.claims(own=True)
+        if not claims:
+            return None
+        smallest = Spend(nanousd=1, input_tokens=1, output_tokens=1, calls=1)
+        call = Call(id=uuid.uuid4().hex, node=self.task.node, worst=smallest, claims=claims)
+        refusal = self.meter.settings.ledger.room(call)
+        return replace(refusal.breach, needed=0) if refusal else None
+
+    def refuse(self, refusal: Refusal | Breach, call: Call, owner: Scope | None = None) -> Trip:
+        """Note that a call was refused, for the guard whose budget it was; the trip."""
+        breach = refusal if isinstance(refusal, Breach) else refusal.breach
+        tops = self.tops()
+        top = owner or next((t for t in tops if breach.budget in t.meter.keys), tops[-1])
+        trip = top.tripped(breach, node=self.task.node, model=call.model, capped=call.capped)
+        for scope in self.chain:
+            if scope.meter is top.meter:
+                scope.refusal = trip
+        return trip
+
+    def tripped(self, breach: Breach, *, node: str, model: str | None = None, capped: bool = True) -> Trip:
+        """The trip that a breach leads to at this task."""
+        settings = self.meter.settings
+        mode = f"to:{settings.to}" if settings.to else settings.on_trip
+        return Trip.from_breach(
+            breach, node=node, model=model, capped=capped, mode=mode, run=self.run or None, at=self.task.checkpoint
+        )
+
+    def settle(self, call: Call, charge: Charge) -> Charge:
+        """Charge a call to the ledger and to every state around it, and warn as shares are crossed."""
+        charge = replace(
+            charge,
+            node=self.task.node,
+            run=self.tops()[-1].run or None,
+            thread=self.task.thread,
+            task=self.task.id,
+            attempt=self.task.attempt,
+            scopes=tuple(dict.fromkeys(claim.scope for claim in call.claims)),
+        )
+        ledger = self.meter.settings.ledger
+        with self.meter.lock:
+            known = ledger.settle(charge.id, charge)
+            after = [(claim, ledger.balance(claim)[0]) for claim in call.claims] if known is charge else []
+        if known is charge:
+            self.note(charge.spend, charge.model)
+            for claim, spent in after:
+                self._warn(claim, spent, charge.spend)
+        return known
+
+    def note(self, spend: Spend, model: str | None) -> None:
+        """Remember an amount for the state fields of this task and of those around it."""
+        names = self.nodes
+        for depth, scope in enumerate(self.chain, 1):
+            by = {
+                budget.key: spend
+                for budget in scope.meter.narrowed
+                if any(budget.covers(node=name, model=model) for name in names[:depth])
+            }
+            scope.meter.unfolded.add(scope.task, scope.run, spend, by)
+
+    def _warn(self, claim: Claim, spent: Spend, added: Spend) -> None:
+        top = next(t for t in self.tops() if claim.budget in t.meter.keys)
+        budget = next(b for b in top.meter.settings.budgets if b.key == claim.budget)
+        for metric, limit in claim.limits.items():
+            now, before = spent.amount(metric), spent.amount(metric) - added.amount(metric)
+            crossed = [share for share in budget.warn_at if before < share * limit <= now]
+            if crossed:
+                top._tell(claim, metric, crossed[-1], now)  # noqa: SLF001 - another scope of the same class
+
+    def _tell(self, claim: Claim, metric: str, share: float, spent: int) -> None:
+        limit = claim.limits[metric]
+        event: dict[str, object] = {
+            "type": "budget",
+            "event": "warning",
+            "budget": claim.budget,
+            "metric": metric,
+            "share": share,
+            "node": self.task.node,
+        }
+        for name, value in (("spent", spent), ("limit", limit), ("remaining", max(limit - spent, 0))):
+            event[f"{name}_usd" if metric == "usd" else name] = usd_text(value) if metric == "usd" else value
+        self.task.emit(event)
+        logger.warning(
+            "budget %s: %s spent (%d %%) at node %r",
+            claim.budget,
+            progress_text(metric, spent, limit),
+            round(100 * spent / limit),
+            self.task.node,
+        )
+
+    def delta(self, *, once: bool) -> dict[str, object]:
+        """What the state field `spend` must be told by this task; empty when there is nothing.
+
+        Args:
+            once: The write may come out of a node cache later, and must not count again then.
+        """
+        update: dict[str, object] = {}
+        entry = self.meter.unfolded.take(self.task)
+        if entry is not None and (entry.spend != _ZERO or entry.by):
+            update |= entry.spend.to_state()
+            for name, per_run in (("by", False), ("run_by", True)):
+                keys = {b.key for b in self.meter.narrowed if (b.per == "run") is per_run}
+                if amounts := {key: spend.to_state() for key, spend in entry.by.items() if key in keys}:
+                    update[name] = amounts
+            if once and self.run:
+                update["once"] = {"run": self.run, "task": self.task.id[:8]}
+        if self.new_limits and self.top is self:
+            per_run = {budget.key for budget in self.meter.settings.budgets if budget.per == "run"}
+            for name, chosen in (("run_limits", True), ("limits", False)):
+                raised = {key: v for key, v in self.new_limits.items() if (key in per_run) is chosen}
+                if raised:
+                    update[name] = limits_to_state(raised)
+        return update
+
+
+def limits_to_state(raised: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, object]]:
+    """Raised limits in the plain JSON form of the state; USD as decimal strings.
+
+    >>> limits_to_state({"b": {"usd": 1_500_000_000, "calls": 4}})
+    {'b': {'usd': '1.5', 'calls': 4}}
+    """
+    return {key: {m: usd_text(v) if m == "usd" else v for m, v in limits.items()} for key, limits in raised.items()}
+
+
+def _limits(spend: Mapping[str, object]) -> dict[str, dict[str, int]]:
+    found: dict[str, dict[str, int]] = {}
+    run = spend.get("run")
+    for place in (spend, run if isinstance(run, dict) else {}):
+        limits = place.get("limits")
+        for key, raised in limits.items() if isinstance(limits, dict) else ():
+            found[key] = limits_from_state(raised)
+    return found
+
+
+def limits_from_state(limits: Mapping[str, object]) -> dict[str, int]:
+    """The opposite of `limits_to_state`, for one budget.
+
+    >>> limits_from_state({"usd": "1.5", "calls": 4})
+    {'usd': 1500000000, 'calls': 4}
+    """
+    return {m: Spend.of({"usd": str(v)}).nanousd if m == "usd" else int(str(v)) for m, v in limits.items()}
+
+
+def new_id() -> str:
+    """An id for one attempt, minted before anything is sent."""
+    return uuid.uuid4().hex

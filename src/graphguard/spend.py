@@ -1,0 +1,316 @@
+"""What was spent: one charge, sums of charges, and the reducer of the state field `spend`.
+
+Money is integer nano-USD inside and `Decimal` USD at the surface; in the graph's state it is a decimal
+string, so that people can read and edit it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from decimal import Decimal, InvalidOperation
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["METRICS", "NANO", "Charge", "Spend", "add_spend", "to_usd", "usd_text"]
+
+NANO: Final = 1_000_000_000
+"""Nano-USD in a USD."""
+
+METRICS: Final = ("usd", "tokens", "input_tokens", "output_tokens", "calls")
+"""What a budget can limit; `usd` is counted in nano-USD, the others in ones."""
+
+_COUNTS: Final = ("input_tokens", "output_tokens", "calls", "estimated", "unpriced")
+_SEEN: Final = 12  # tasks of cached nodes remembered per run; keeps the field's size constant
+
+
+def usd_text(nanousd: int) -> str:
+    """Nano-USD as a plain decimal string of USD.
+
+    >>> usd_text(35_000_000), usd_text(-1)
+    ('0.035', '-0.000000001')
+    """
+    text = f"{Decimal(nanousd).scaleb(-9):f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def to_usd(nanousd: int) -> Decimal:
+    """Nano-USD as USD, without trailing zeros.
+
+    >>> to_usd(20_000_000)
+    Decimal('0.02')
+    """
+    return Decimal(usd_text(nanousd))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Charge:
+    """One billed attempt to call a model, or one thing that the user charged.
+
+    Attributes:
+        id: Minted for the attempt, before the request is sent.
+        nanousd: Cost in nano-USD.
+        input_tokens: Tokens sent, cached ones included.
+        output_tokens: Tokens received, reasoning included.
+        calls: 1 for a model call, 0 for what is not one.
+        estimated: True when the provider did not say how much was used.
+        assumed: True when the call never reported back and its hold was charged instead; a late
+            settle replaces such a charge.
+        unpriced: True when no price is known for the model; `nanousd` is 0 then, and every USD budget
+            counts as breached.
+        model: Name of the model that answered.
+        provider: LangChain's name of its provider.
+        node: The innermost graph node it ran in.
+        run: Id of the run, from one input to its end.
+        thread: The thread's id, or None.
+        task: LangGraph's id of the task. Shared by all attempts of the task, so never a key.
+        attempt: LangGraph's count of attempts, from 1.
+        scopes: The ledger accounts it counts in.
+        time: When it was settled, in seconds since the epoch.
+        waited: Seconds the call waited for room.
+    """
+
+    id: str
+    nanousd: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    calls: int = 1
+    estimated: bool = False
+    assumed: bool = False
+    unpriced: bool = False
+    model: str | None = None
+    provider: str | None = None
+    node: str | None = None
+    run: str | None = None
+    thread: str | None = None
+    task: str | None = None
+    attempt: int = 1
+    scopes: tuple[str, ...] = ()
+    time: float = field(default_factory=time.time)
+    waited: float = 0.0
+
+    @property
+    def usd(self) -> Decimal:
+        """Cost in USD."""
+        return to_usd(self.nanousd)
+
+    @property
+    def spend(self) -> Spend:
+        """The charge as a sum of one."""
+        return Spend(
+            nanousd=self.nanousd,
+            input_tokens=self.input_tokens,
+            output_tokens=self.output_tokens,
+            calls=self.calls,
+            estimated=self.calls if self.estimated else 0,
+            unpriced=1 if self.unpriced else 0,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spend:
+    """A sum of charges.
+
+    Attributes:
+        nanousd: Cost in nano-USD.
+        input_tokens: Tokens sent.
+        output_tokens: Tokens received.
+        calls: Model calls.
+        estimated: How many of the calls were estimated.
+        unpriced: How many charges had no known price.
+
+    >>> (Spend(nanousd=1, calls=1) + Spend(nanousd=2, calls=1)).calls
+    2
+    """
+
+    nanousd: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    calls: int = 0
+    estimated: int = 0
+    unpriced: int = 0
+
+    @classmethod
+    def of(cls, state: object) -> Spend:
+        """The branch spend of a state: a `StateSnapshot`, its values, or the field itself.
+
+        Args:
+            state: What `graph.get_state(config)` gave, its `.values`, a values chunk of a stream, or
+                the content of the field `spend`. Without the field, the spend is zero.
+
+        Raises:
+            ValueError: The field holds something else than graphguard writes.
+        """
+        return cls._read(_spend_field(state))
+
+    @classmethod
+    def of_run(cls, state: object) -> Spend:
+        """The spend of the state's latest run: since the last new input, resumes included."""
+        run = _spend_field(state).get("run") or {}
+        return cls._read(run) if isinstance(run, Mapping) else cls()
+
+    @classmethod
+    def total(cls, charges: Iterable[Charge]) -> Spend:
+        """The sum of some charges."""
+        total = cls()
+        for charge in charges:
+            total += charge.spend
+        return total
+
+    @classmethod
+    def _read(cls, data: Mapping[str, object]) -> Spend:
+        return cls(nanousd=_nanousd(data.get("usd", 0)), **{key: _count(data, key) for key in _COUNTS})
+
+    @property
+    def usd(self) -> Decimal:
+        """Cost in USD."""
+        return to_usd(self.nanousd)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens sent and received."""
+        return self.input_tokens + self.output_tokens
+
+    def __add__(self, other: Spend) -> Spend:
+        """The sum of both."""
+        return Spend(
+            nanousd=self.nanousd + other.nanousd,
+            input_tokens=self.input_tokens + other.input_tokens,
+            output_tokens=self.output_tokens + other.output_tokens,
+            calls=self.calls + other.calls,
+            estimated=self.estimated + other.estimated,
+            unpriced=self.unpriced + other.unpriced,
+        )
+
+    def __neg__(self) -> Spend:
+        """The opposite amounts, to take a charge back."""
+        return Spend(
+            nanousd=-self.nanousd,
+            input_tokens=-self.input_tokens,
+            output_tokens=-self.output_tokens,
+            calls=-self.calls,
+            estimated=-self.estimated,
+            unpriced=-self.unpriced,
+        )
+
+    def at_least(self, other: Spend) -> Spend:
+        """The larger of both, amount by amount."""
+        return replace(self, **{key: max(getattr(self, key), getattr(other, key)) for key in ("nanousd", *_COUNTS)})
+
+    def amount(self, metric: str) -> int:
+        """The amount of one of `METRICS`; `usd` in nano-USD."""
+        if metric == "usd":
+            return self.nanousd
+        return self.tokens if metric == "tokens" else int(getattr(self, metric))
+
+    def to_state(self) -> dict[str, object]:
+        """The plain JSON form that the state field uses; zero counts of oddities are left out.
+
+        >>> Spend(nanousd=65_000, input_tokens=20, output_tokens=10, calls=1).to_state()
+        {'usd': '0.000065', 'input_tokens': 20, 'output_tokens': 10, 'calls': 1}
+        """
+        data: dict[str, object] = {"usd": usd_text(self.nanousd)}
+        data |= {key: value for key in _COUNTS if (value := getattr(self, key)) or key in _COUNTS[:3]}
+        return data
+
+
+def add_spend(old: dict[str, object], new: dict[str, object]) -> dict[str, object]:
+    """Reduce one update into the state field `spend`.
+
+    Args:
+        old: The field: amounts since the thread began (`usd`, `input_tokens`, `output_tokens`, `calls`),
+            the same since the last new input under `run`, both again per narrowed budget under `by`,
+            and raised limits per budget under `limits`.
+        new: Amounts to add. `run_id` begins a new run; `limits` raises limits; `once` names the task of
+            a cached node, whose update is dropped when it comes out of the cache.
+
+    Returns:
+        A new dict of plain JSON types, of constant size however many calls were made.
+
+    Raises:
+        ValueError: The update is not of that form. To set the field, wrap the value in LangGraph's
+            `Overwrite`.
+    """
+    if not isinstance(new, Mapping):
+        msg = f"an update of 'spend' must be a dict of amounts to add, got {new!r}; Overwrite({{...}}) sets the field"
+        raise ValueError(msg)  # noqa: TRY004 - a wrong value from a client, which LangGraph reports as such
+    result: dict[str, object] = dict(old)
+    run: dict[str, object] = dict(_mapping(old, "run"))
+    if "run_id" in new:
+        run = {"id": new["run_id"]}
+        result.pop("parallel", None)
+    if "once" in new:
+        once = _mapping(new, "once")
+        seen = [str(task) for task in _sequence(run, "seen")]
+        if once.get("run") != run.get("id") or str(once.get("task")) in seen:
+            return result
+        run["seen"] = [*seen, str(once.get("task"))][-_SEEN:]
+    if any(key in new for key in ("usd", *_COUNTS)):
+        amount = Spend._read(new)  # noqa: SLF001 - the same class, read from its own form
+        result |= (Spend._read(old) + amount).to_state()  # noqa: SLF001
+        run |= (Spend._read(run) + amount).to_state()  # noqa: SLF001
+    _add_each(result, _mapping(new, "by"))
+    _add_each(run, _mapping(new, "run_by"))
+    _raise_each(result, _mapping(new, "limits"))
+    _raise_each(run, _mapping(new, "run_limits"))
+    if new.get("parallel"):
+        result["parallel"] = True
+    if run:
+        result["run"] = run
+    return result
+
+
+def _add_each(target: dict[str, object], by: Mapping[str, object]) -> None:
+    if by:
+        old = _mapping(target, "by")
+        sums = {key: (Spend._read(_mapping(old, key)) + Spend._read(_mapping(by, key))).to_state() for key in by}  # noqa: SLF001
+        target["by"] = {**old, **sums}
+
+
+def _raise_each(target: dict[str, object], limits: Mapping[str, object]) -> None:
+    if limits:
+        old = _mapping(target, "limits")
+        target["limits"] = {**old, **{key: {**_mapping(old, key), **_mapping(limits, key)} for key in limits}}
+
+
+def _spend_field(state: object) -> Mapping[str, object]:
+    values = getattr(state, "values", state)
+    if callable(values):  # a dict's own .values
+        values = state
+    if not isinstance(values, Mapping):
+        return {}
+    data = values.get("spend", values if "usd" in values else {})
+    return data if isinstance(data, Mapping) else {}
+
+
+def _mapping(data: Mapping[str, object], key: str) -> Mapping[str, object]:
+    value = data.get(key) or {}
+    if not isinstance(value, Mapping):
+        msg = f"{key!r} in the state field 'spend' must be a dict, got {value!r}"
+        raise ValueError(msg)  # noqa: TRY004 - see add_spend
+    return value
+
+
+def _sequence(data: Mapping[str, object], key: str) -> list[object]:
+    value = data.get(key) or []
+    return list(value) if isinstance(value, (list, tuple)) else []
+
+
+def _count(data: Mapping[str, object], key: str) -> int:
+    value = data.get(key, 0)
+    if isinstance(value, bool) or not isinstance(value, int):
+        msg = f"{key!r} in the state field 'spend' must be a whole number, got {value!r}"
+        raise ValueError(msg)  # noqa: TRY004 - see add_spend
+    return value
+
+
+def _nanousd(value: object) -> int:
+    try:
+        amount = Decimal(str(value)).scaleb(9)
+        return int(amount)
+    except (InvalidOperation, ValueError, OverflowError):
+        msg = f"'usd' in the state field 'spend' must be a decimal number of USD, got {value!r}"
+        raise ValueError(msg) from None

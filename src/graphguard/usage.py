@@ -1,0 +1,494 @@
+"""Usage: the tokens of one model call by kind, from LangChain results or raw provider answers.
+
+Pure: nothing here reads a file, a clock or the network. The second half bounds a call that was not
+made yet: `input_bytes`, `tools_bound`, `output_cap`. UTF-8 bytes are an upper bound on tokens.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from decimal import ROUND_CEILING, Decimal, InvalidOperation
+from functools import lru_cache
+
+from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
+from langchain_core.utils.function_calling import convert_to_openai_tool
+
+__all__ = ["Usage", "input_bytes", "model_of", "output_cap", "tools_bound"]
+
+_NANO = 1_000_000_000
+_TIERS = ("priority", "flex", "fast", "batch", "scale")
+_MEDIA_TOKENS = 15_000
+_MESSAGE_TOKENS = 32
+_TOOLS_TOKENS = 1_000
+
+# Where integrations put the cap on the output and the number of answers, and the settings they nest these in.
+_NESTED = ("generation_config", "generationConfig", "extra_body", "model_kwargs", "inferenceConfig", "options")
+_CAPS = (
+    "max_completion_tokens",
+    "max_tokens",
+    "max_output_tokens",
+    "maxOutputTokens",
+    "maxTokens",
+    "max_new_tokens",
+    "num_predict",
+)
+_ANSWERS = ("n", "best_of", "candidate_count", "candidateCount")
+
+# Base64 characters in one token at least: none counts in a picture, whose size is in pixels; speech at
+# 16 kbit/s has 60 characters to a token; a document has few.
+_MEDIA = {
+    "image": math.inf,
+    "image_url": math.inf,
+    "input_image": math.inf,
+    "image_generation_call": math.inf,
+    "audio": 64,
+    "input_audio": 64,
+    "video": 64,
+    "media": 64,
+    "file": 4,
+    "input_file": 4,
+    "document": 4,
+}
+_ENCODED = re.compile(r"[A-Za-z0-9+/_-]{512}")
+_CALLS = frozenset({"tool_use", "tool_call", "function_call"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """How many tokens one model call took, by kind.
+
+    Attributes:
+        input_tokens: All input, cache reads and writes and audio included.
+        output_tokens: All output, reasoning and audio included.
+        cache_read_tokens: Input read from the provider's prompt cache.
+        cache_write_tokens: Input written to that cache, the next two included.
+        cache_write_5m_tokens: Of these, kept five minutes.
+        cache_write_1h_tokens: Of these, kept one hour.
+        cache_read_audio_tokens: Audio among the cache reads.
+        input_audio_tokens: Audio among the input.
+        output_audio_tokens: Audio among the output.
+        reasoning_tokens: Reasoning among the output.
+        web_searches: Searches that the provider ran and bills apart from tokens.
+        service_tier: The tier that served the call, as the provider names it; None where it doesn't say.
+        reported_nanousd: What the provider itself says the call cost, in nano-USD; None where it doesn't say.
+        cached_answer: The answer came out of LangChain's LLM cache, so nothing was billed.
+        estimated: The counts are bounds, not what the provider reported.
+        also: Work that the same answer bills to other models, as (model, usage).
+    """
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    cache_write_5m_tokens: int = 0
+    cache_write_1h_tokens: int = 0
+    cache_read_audio_tokens: int = 0
+    input_audio_tokens: int = 0
+    output_audio_tokens: int = 0
+    reasoning_tokens: int = 0
+    web_searches: int = 0
+    service_tier: str | None = None
+    reported_nanousd: int | None = None
+    cached_answer: bool = False
+    estimated: bool = False
+    also: tuple[tuple[str, Usage], ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse negative counts, which would give money back to a budget."""
+        for name in _COUNTS:
+            if getattr(self, name) < 0:
+                msg = f"{name} is {getattr(self, name)}; a count can't be negative"
+                raise ValueError(msg)
+
+    @property
+    def tokens(self) -> int:
+        """Input and output together, without what is billed to other models."""
+        return self.input_tokens + self.output_tokens
+
+    @classmethod
+    def from_metadata(
+        cls, usage_metadata: Mapping[str, object], response_metadata: Mapping[str, object] | None = None
+    ) -> Usage:
+        """Read what LangChain says of a call.
+
+        Args:
+            usage_metadata: `AIMessage.usage_metadata`; LangSmith's `total_cost`, `input_cost` and
+                `output_cost` (USD) count as reported by the provider.
+            response_metadata: `AIMessage.response_metadata`, for the tier and the reported cost.
+
+        >>> Usage.from_metadata({"input_tokens": 20, "output_tokens": 10, "total_tokens": 30}).tokens
+        30
+        """
+        meta = response_metadata or {}
+        raw = _mapping(meta.get("token_usage") or meta.get("usage"))
+        ins = _mapping(usage_metadata.get("input_token_details"))
+        outs = _mapping(usage_metadata.get("output_token_details"))
+        tier = _tier_in_keys((*ins, *outs)) or _tier(meta, raw)
+
+        def kind(details: Mapping[str, object], name: str) -> int:
+            return _count(details.get(name)) + (_count(details.get(f"{tier}_{name}")) if tier else 0)
+
+        usage = _whole(
+            cls(
+                input_tokens=_count(usage_metadata.get("input_tokens")),
+                output_tokens=_count(usage_metadata.get("output_tokens")),
+                cache_read_tokens=kind(ins, "cache_read"),
+                # langchain_anthropic zeroes `cache_creation` when it gives the two by lifetime.
+                cache_write_tokens=kind(ins, "cache_creation"),
+                cache_write_5m_tokens=kind(ins, "ephemeral_5m_input_tokens"),
+                cache_write_1h_tokens=kind(ins, "ephemeral_1h_input_tokens"),
+                input_audio_tokens=kind(ins, "audio"),
+                output_audio_tokens=kind(outs, "audio"),
+                reasoning_tokens=kind(outs, "reasoning"),
+                service_tier=tier,
+            ),
+            total=_count(usage_metadata.get("total_tokens")),
+            rest_is_input="google" in str(meta.get("model_provider", "")),
+        )
+        total_cost = _usd(usage_metadata.get("total_cost"))
+        return replace(
+            _with_iterations(usage, raw),
+            web_searches=_searches(raw),
+            cached_answer=total_cost == 0,
+            reported_nanousd=None if total_cost == 0 else _said_by_langsmith(usage_metadata) or _reported(meta, raw),
+        )
+
+    @classmethod
+    def from_message(cls, message: BaseMessage) -> Usage | None:
+        """Read a message's usage; None when it has none, so that it must be estimated."""
+        meta = message.response_metadata
+        if found := getattr(message, "usage_metadata", None):
+            usage = cls.from_metadata(found, meta)
+            # Some streams end with counts of zero: that is missing usage, not a free call.
+            if usage.tokens or usage.cached_answer or usage.reported_nanousd is not None:
+                return usage
+        raw = meta.get("token_usage") or meta.get("usage")
+        return cls.from_response({"usage": raw, "service_tier": meta.get("service_tier")}) if raw else None
+
+    @classmethod
+    def from_response(cls, response: object) -> Usage | None:
+        """Read a raw provider answer; None when it has no usage.
+
+        Args:
+            response: A dict or an SDK's object: OpenAI chat completions and responses, Anthropic
+                messages, Google generateContent, Groq, Mistral, OpenRouter, DeepSeek, Bedrock; one of
+                their stream events; a list of such events; or a LangChain message.
+        """
+        if isinstance(response, BaseMessage):
+            return cls.from_message(response)
+        if isinstance(response, Sequence) and not isinstance(response, str | bytes):
+            return _most([usage for part in response if (usage := cls.from_response(part))])
+        body, raw = _usage_of(response)
+        if not raw:
+            return None
+        usage = replace(
+            _with_iterations(_counted(raw), raw),
+            web_searches=_searches(raw),
+            service_tier=_tier(body, raw),
+            reported_nanousd=_reported({}, raw),
+        )
+        return usage if usage.tokens or usage.reported_nanousd is not None else None
+
+    @classmethod
+    def estimate(cls, input_bytes: int, output_bytes: int) -> Usage:
+        """Bound the usage of a call that reported none, by the UTF-8 bytes of what went in and out."""
+        return cls(input_tokens=input_bytes, output_tokens=output_bytes, estimated=True)
+
+
+_COUNTS = tuple(field.name for field in fields(Usage) if field.type == "int")
+
+
+def model_of(response: object) -> tuple[str | None, str | None]:
+    """Name the model that gave a raw answer, and guess its provider; None for what can't be told."""
+    if isinstance(response, BaseMessage):
+        meta = response.response_metadata
+        return _text(meta.get("model_name") or meta.get("model")), _text(meta.get("model_provider"))
+    if isinstance(response, Sequence) and not isinstance(response, str | bytes):
+        return next((found for part in response if (found := model_of(part))[0]), (None, None))
+    body, raw = _usage_of(response)
+    if model := _text(_get(body, "model_version")):
+        return model, "google"
+    return _text(_get(body, "model")), _provider_of(body, raw)
+
+
+def _provider_of(body: object, raw: Mapping[str, object]) -> str | None:
+    if _get(body, "x_groq") is not None:
+        return "groq"
+    if "cost" in raw or _text(_get(body, "provider")):
+        return "openrouter"
+    if _get(body, "type") == "message":
+        return "anthropic"
+    if _get(body, "object") == "response":
+        return "openai"
+    # Not "openai" for chat completions: many others use that format, and OpenAI's SDK.
+    package = type(body).__module__.partition(".")[0]
+    return {"anthropic": "anthropic", "groq": "groq", "mistralai": "mistralai"}.get(package)
+
+
+def _usage_of(response: object) -> tuple[object, Mapping[str, object]]:
+    """Find the part of an answer or stream event that carries usage, and that usage in snake_case."""
+    for body in (response, _get(response, "response"), _get(response, "message")):
+        raw = _get(body, "usage") or _get(body, "usage_metadata") or _get(_get(body, "x_groq"), "usage")
+        if found := _mapping(raw):
+            return body, _mapping(found.get("billed_units")) or found
+    return response, {}
+
+
+def _counted(raw: Mapping[str, object]) -> Usage:
+    """Count a provider's usage object. What Anthropic and Bedrock keep apart from the input is added to it."""
+    ins = _parts(raw, "prompt_tokens_details", "input_tokens_details")
+    outs = _parts(raw, "completion_tokens_details", "output_tokens_details", "candidates_tokens_details")
+    tools = _parts(raw, "tool_use_prompt_tokens_details")
+    lifetimes, cached = _mapping(raw.get("cache_creation")), _parts(raw, "cache_tokens_details")
+    write_5m, write_1h = (_count(lifetimes.get(f"ephemeral_{kept}_input_tokens")) for kept in ("5m", "1h"))
+    read_apart = _first(raw, "cache_read_input_tokens")
+    write_apart = max(_first(raw, "cache_creation_input_tokens", "cache_write_input_tokens"), write_5m + write_1h)
+    thoughts = _first(raw, "thoughts_token_count")
+    usage = Usage(
+        input_tokens=_first(raw, "prompt_tokens", "input_tokens", "prompt_token_count")
+        + _first(raw, "tool_use_prompt_token_count")
+        + read_apart
+        + write_apart,
+        output_tokens=_first(raw, "completion_tokens", "output_tokens", "candidates_token_count") + thoughts,
+        cache_read_tokens=read_apart
+        or _first(ins, "cached_tokens")
+        or _first(raw, "prompt_cache_hit_tokens", "cached_content_token_count"),
+        cache_write_tokens=write_apart or _first(ins, "cache_write_tokens"),
+        cache_write_5m_tokens=write_5m,
+        cache_write_1h_tokens=write_1h,
+        cache_read_audio_tokens=_first(cached, "audio_tokens")
+        or _first(_mapping(ins.get("cached_tokens_details")), "audio_tokens"),
+        input_audio_tokens=_first(ins, "audio_tokens") + _first(tools, "audio_tokens"),
+        output_audio_tokens=_first(outs, "audio_tokens"),
+        reasoning_tokens=thoughts or _first(outs, "reasoning_tokens", "thinking_tokens"),
+    )
+    total = _first(raw, "total_tokens", "total_token_count")
+    return _whole(usage, total=total, rest_is_input="total_token_count" in raw)
+
+
+def _whole(usage: Usage, *, total: int, rest_is_input: bool) -> Usage:
+    """Make input and output cover all their parts, whichever parts the source left out of them."""
+    write = max(usage.cache_write_tokens, usage.cache_write_5m_tokens + usage.cache_write_1h_tokens)
+    cached = usage.cache_read_tokens + write
+    given_in, given_out = usage.input_tokens, usage.output_tokens
+    rest = total - given_in - given_out
+    # Reads and writes may be the same tokens (OpenRouter for Gemini), so their sum alone proves nothing.
+    if max(usage.cache_read_tokens, write) > given_in or 0 < cached == rest:
+        given_in, rest = given_in + cached, rest - cached
+    if usage.reasoning_tokens > given_out:
+        given_out, rest = given_out + usage.reasoning_tokens, rest - usage.reasoning_tokens
+    if rest > 0:
+        # Google's total alone has what its tools read; xAI's alone has the reasoning.
+        given_in, given_out = (given_in + rest, given_out) if rest_is_input else (given_in, given_out + rest)
+    return replace(usage, input_tokens=given_in, output_tokens=given_out, cache_write_tokens=write)
+
+
+def _with_iterations(usage: Usage, raw: Mapping[str, object]) -> Usage:
+    """Add what Anthropic lists under `iterations` only: other models' work, and compactions."""
+    steps = raw.get("iterations")
+    if not isinstance(steps, Sequence) or isinstance(steps, str):
+        return usage
+    own, also = Usage(), []
+    for step in map(_mapping, steps):
+        if model := _text(step.get("model")):
+            also.append((model, _counted(step)))
+        else:
+            counted = _counted(step)
+            own = Usage(**{name: getattr(own, name) + getattr(counted, name) for name in _COUNTS})
+    whole = usage if usage.tokens >= own.tokens else replace(own, service_tier=usage.service_tier)
+    return replace(whole, also=tuple(also))
+
+
+def _most(usages: Sequence[Usage]) -> Usage | None:
+    """Fold a stream's usages, each a running total, into the last state."""
+    if not usages:
+        return None
+    return replace(usages[-1], **{name: max(getattr(usage, name) for usage in usages) for name in _COUNTS})
+
+
+def _said_by_langsmith(usage_metadata: Mapping[str, object]) -> int | None:
+    total = _usd(usage_metadata.get("total_cost"))
+    if total is None:
+        parts = [usd for side in ("input_cost", "output_cost") if (usd := _usd(usage_metadata.get(side))) is not None]
+        total = sum(parts, Decimal(0)) if parts else None
+    return _nanousd(total) if total else None
+
+
+def _reported(*sources: Mapping[str, object]) -> int | None:
+    """Read the cost that OpenRouter, and Perplexity, put beside the token counts."""
+    for source in sources:
+        cost = source.get("cost")
+        usd = _usd(_mapping(cost).get("total_cost") if isinstance(cost, Mapping) else cost)
+        if usd is None:
+            continue
+        if source.get("is_byok"):
+            # With a key of one's own `cost` is OpenRouter's fee; the model's price is billed by its provider.
+            upstream = _usd(_mapping(source.get("cost_details")).get("upstream_inference_cost"))
+            return None if upstream is None else _nanousd(usd + upstream)
+        # A zero is believed only where it can't be the fee for a key of one's own.
+        return _nanousd(usd) if usd or source.get("is_byok") is False else None
+    return None
+
+
+def _searches(raw: Mapping[str, object]) -> int:
+    return _count(_mapping(raw.get("server_tool_use")).get("web_search_requests"))
+
+
+def _tier(body: object, raw: Mapping[str, object]) -> str | None:
+    tier = "fast" if raw.get("speed") == "fast" else _get(body, "service_tier") or raw.get("service_tier")
+    return tier.lower() if (tier := _text(getattr(tier, "value", tier))) else None
+
+
+def _tier_in_keys(keys: Sequence[str]) -> str | None:
+    return next((tier for tier in _TIERS for key in keys if key == tier or key.startswith(f"{tier}_")), None)
+
+
+def _usd(value: object) -> Decimal | None:
+    if isinstance(value, bool) or not isinstance(value, int | float | str | Decimal):
+        return None
+    try:
+        usd = Decimal(str(value))
+    except InvalidOperation:
+        return None
+    return usd if usd.is_finite() and usd >= 0 else None
+
+
+def _nanousd(usd: Decimal) -> int:
+    return int((usd * _NANO).to_integral_value(rounding=ROUND_CEILING))
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _count(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return 0
+    return max(math.ceil(value), 0)
+
+
+def _first(found: Mapping[str, object], *names: str) -> int:
+    return next((_count(found[name]) for name in names if found.get(name) is not None), 0)
+
+
+def _parts(raw: Mapping[str, object], *names: str) -> Mapping[str, object]:
+    """Read a breakdown, which Google gives as a list of modalities, under OpenAI's names."""
+    found = next((raw[name] for name in names if raw.get(name)), None)
+    if not isinstance(found, Sequence):
+        return _mapping(found)
+    counts: dict[str, object] = {}
+    for part in map(_mapping, found):
+        modality = part.get("modality")
+        counts[f"{getattr(modality, 'value', modality)}_tokens".lower()] = part.get("token_count")
+    return counts
+
+
+@lru_cache(maxsize=512)
+def _snake(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+
+
+def _get(found: object, name: str) -> object:
+    if isinstance(found, Mapping):
+        if name in found:
+            return found[name]
+        return next((value for key, value in found.items() if isinstance(key, str) and _snake(key) == name), None)
+    return getattr(found, name, None)
+
+
+def _mapping(found: object) -> Mapping[str, object]:
+    """View a dict or an SDK's object as a dict in snake_case, one level deep, without serializing it."""
+    if found is None or isinstance(found, str | bytes | int | float | list | tuple):
+        return {}
+    if not isinstance(found, Mapping):
+        # Not model_dump(): SDKs build models unchecked, and dumping those warns.
+        found = {**getattr(found, "__dict__", {}), **(getattr(found, "model_extra", None) or {})}
+    return {_snake(str(key)): value for key, value in found.items()}
+
+
+def input_bytes(messages: Sequence[BaseMessage]) -> tuple[int, ...]:
+    """Bound the input tokens of each message: its UTF-8 bytes, some framing, 15,000 for each image.
+
+    >>> from langchain_core.messages import HumanMessage
+    >>> input_bytes([HumanMessage("hi")])
+    (34,)
+    """
+    return tuple(_MESSAGE_TOKENS + _message_bytes(message) for message in messages)
+
+
+def tools_bound(tools: Sequence[object]) -> int:
+    """Bound the tokens that tool definitions add to a call's input: their schemas' bytes and 1,000; 0 for none."""
+    if not tools:
+        return 0
+    return _TOOLS_TOKENS + sum(len(_json(_schema(tool))) for tool in tools)
+
+
+def output_cap(metadata: Mapping[str, object] | None, invocation_params: Mapping[str, object] | None) -> int | None:
+    """Give the most output tokens a call may bill, all its answers together; None where nothing caps it.
+
+    Args:
+        metadata: The callback's `metadata`, for `ls_max_tokens`.
+        invocation_params: The callback's `invocation_params`, read with the settings nested in them. Where
+            several caps differ, which of them is sent depends on the integration, so the largest counts.
+    """
+    params = invocation_params or {}
+    places = [params, *(_mapping(params.get(name)) for name in _NESTED if params.get(name))]
+    caps = [_count((metadata or {}).get("ls_max_tokens"))]
+    caps += [_count(place.get(name)) for place in places for name in _CAPS]
+    answers = [_count(place.get(name)) for place in places for name in _ANSWERS]
+    return max(caps) * max(1, *answers) or None
+
+
+def _message_bytes(message: BaseMessage) -> int:
+    content = message.content
+    size = _bytes(content) if isinstance(content, str) else sum(map(_size, content))
+    size += _bytes(message.name or "")
+    if isinstance(message, AIMessage):
+        blocks = () if isinstance(content, str) else content
+        if not any(isinstance(block, dict) and block.get("type") in _CALLS for block in blocks):
+            size += sum(len(_json(call)) for call in (*message.tool_calls, *message.invalid_tool_calls))
+    elif isinstance(message, ToolMessage):
+        size += _bytes(message.tool_call_id)
+    # Some integrations send reasoning and signatures back from here; the calls are those of `tool_calls`.
+    return size + sum(_size(value) for key, value in message.additional_kwargs.items() if key != "tool_calls")
+
+
+def _size(value: object, *, characters_a_token: float = 1) -> int:
+    """Bound the tokens of a content block: its strings' bytes, keys and punctuation; media by what they are."""
+    if isinstance(value, str):
+        encoded = characters_a_token > 1 and (value.startswith("data:") or _ENCODED.match(value))
+        return int(len(value) / characters_a_token) if encoded else _bytes(value) + 2
+    if isinstance(value, bytes):
+        return _MEDIA_TOKENS + len(value) // 64
+    if isinstance(value, Mapping):
+        rate = _MEDIA.get(str(value.get("type")), 0)
+        inside = [
+            _bytes(str(key)) + 4 + _size(item, characters_a_token=rate or characters_a_token)
+            for key, item in value.items()
+        ]
+        return (_MEDIA_TOKENS if rate else 0) + sum(inside) + 2
+    if isinstance(value, Sequence):
+        return 2 + sum(2 + _size(item, characters_a_token=characters_a_token) for item in value)
+    return len(str(value))
+
+
+def _bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
+
+
+def _json(value: object) -> str:
+    # Escaped to ASCII, as some integrations send it: that takes more tokens than the text itself.
+    return json.dumps(value, default=str)
+
+
+def _schema(tool: object) -> object:
+    if isinstance(tool, Mapping):
+        return tool
+    try:
+        return convert_to_openai_tool(tool)  # type: ignore[arg-type]  # it says itself what it can't convert
+    except (TypeError, ValueError):
+        return repr(tool)

@@ -9,6 +9,7 @@ agent = guard(create_agent(model, tools), Budget(usd="0.50", calls=20), on_trip=
 
 from graphguard.account import Remaining, charge, remaining
 from graphguard.budget import Breach, Budget, Call
+from graphguard.choices import to
 from graphguard.errors import (
     BudgetExceeded,
     GraphguardError,
@@ -21,7 +22,7 @@ from graphguard.errors import (
     UnknownNode,
     UnknownPrice,
 )
-from graphguard.guard import guard, model_nodes, to
+from graphguard.guard import guard, model_nodes
 from graphguard.ledger import Hold, Ledger, MemoryLedger, Refusal
 from graphguard.placement import ModelNode
 from graphguard.prices import PriceBook

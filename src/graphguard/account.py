@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import TYPE_CHECKING
 
 from graphguard.budget import Call
 from graphguard.errors import UnknownPrice
@@ -11,6 +12,9 @@ from graphguard.metering import current_scope
 from graphguard.scope import new_id
 from graphguard.spend import METRICS, NANO, Charge, to_usd
 from graphguard.usage import Usage, model_of
+
+if TYPE_CHECKING:
+    from graphguard.scope import Scope
 
 __all__ = ["Remaining", "charge", "remaining"]
 
@@ -59,9 +63,7 @@ def remaining(*, model: str | None = None) -> Remaining:
     return Remaining(usd=to_usd(left["usd"]) if "usd" in left else None, **counts)
 
 
-def charge(
-    response: object = None, *, usd: str | int | float | Decimal | None = None, model: str | None = None
-) -> Charge:
+def charge(response: object = None, *, usd: str | float | Decimal | None = None, model: str | None = None) -> Charge:
     """Count money that LangChain does not see: a raw SDK call, or a paid tool.
 
     Args:
@@ -107,11 +109,9 @@ def charge(
     return _settle(scope, amounts)
 
 
-def _settle(scope: object, amounts: Charge) -> Charge:
-    found = current_scope()
-    assert found is scope  # noqa: S101 - same node, same thread
-    claims = found.claims(model=amounts.model)
-    return found.settle(Call(id=amounts.id, node=found.task.node, model=amounts.model, claims=claims), amounts)
+def _settle(scope: Scope, amounts: Charge) -> Charge:
+    claims = scope.claims(model=amounts.model)
+    return scope.settle(Call(id=amounts.id, node=scope.task.node, model=amounts.model, claims=claims), amounts)
 
 
 def _nanousd(usd: str | float | Decimal) -> int:

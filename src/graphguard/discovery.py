@@ -43,7 +43,7 @@ def evidence(thing: object) -> str | None:
     return None
 
 
-def models_in(thing: object) -> Iterator[BaseLanguageModel]:
+def models_in(thing: object) -> Iterator[object]:
     """The models that `thing` holds, without those inside graphs that it runs."""
     return (found for found in _walk(thing) if isinstance(found, BaseLanguageModel))
 
@@ -73,7 +73,7 @@ def _is_model(thing: object) -> bool:
     return isinstance(thing, types.FunctionType) and thing.__name__ == "init_chat_model"
 
 
-def _inside(thing: object) -> Sequence[object]:
+def _inside(thing: object) -> Sequence[object]:  # noqa: PLR0911 - one line per kind of thing
     if isinstance(thing, functools.partial):
         return [thing.func, *thing.args, *thing.keywords.values()]
     if isinstance(thing, types.MethodType):
@@ -87,7 +87,7 @@ def _inside(thing: object) -> Sequence[object]:
     if isinstance(thing, (type, types.ModuleType)):
         return []
     if isinstance(thing, Runnable) or not _from_library(type(thing)):
-        return [*_attributes(thing), getattr(type(thing), "__call__", None)] if callable(thing) else _attributes(thing)
+        return [*_attributes(thing), vars(type(thing)).get("__call__")]
     return []
 
 

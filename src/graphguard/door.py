@@ -17,8 +17,9 @@ from langgraph.types import Command, Send
 
 from graphguard import gate as gates
 from graphguard.errors import BudgetExceeded
-from graphguard.metering import Task, current_scope, metered
+from graphguard.metering import Question, Task, current_scope, metered
 from graphguard.scope import Scope, limits_from_state, limits_to_state
+from graphguard.trip import Trip
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
 
     from graphguard.scope import Meter
-    from graphguard.trip import Trip
 
 __all__ = ["Door", "Stop", "Visit"]
 
@@ -126,7 +126,11 @@ class Visit:
 
     def patched(self, kwargs: dict[str, object]) -> dict[str, object]:
         """Keyword arguments for the user's code, with the config that is meant for it."""
-        return {**kwargs, "config": self.scope.users_config} if self.scope.users_config is not None and "config" in kwargs else kwargs
+        return (
+            {**kwargs, "config": self.scope.users_config}
+            if self.scope.users_config is not None and "config" in kwargs
+            else kwargs
+        )
 
     def _enter(self) -> Stop | None:
         scope, task = self.scope, self.scope.task
@@ -139,38 +143,53 @@ class Visit:
             return None
         asked = task.question()
         if asked is not None:
-            stop = self._hear(asked.asked, asked.limits, asked.users, asked.fresh)
+            stop = self._hear(asked)
             if stop is not None:
                 return stop
-        elif self.door.gated and task.routable and not task.answers_waiting and (breach := scope.breach()):
+        for question in task.beside():
+            if self._hear_beside(question) and asked is None:
+                return self._end(replace(self._trip(question), answer="stopped"))
+        waiting = task.answers_waiting and not task.beside()
+        if asked is None and self.door.gated and task.routable and not waiting and (breach := scope.breach()):
             return self._act(scope.tripped(breach, node=self.door.node))
         return None
 
-    def _hear(
-        self,
-        asked: dict[str, object] | None,
-        limits: dict[str, dict[str, object]],
-        users: Sequence[object],
-        fresh: object,
-    ) -> Stop | None:
-        scope = self.scope
+    @staticmethod
+    def _trip(question: Question) -> Trip:
+        trip = Trip.of(question.asked)
+        assert trip is not None  # noqa: S101 - a question always carries its trip
+        return trip
+
+    def _hear(self, question: Question) -> Stop | None:
+        """Act on the answer to this task's own question; ask again where there is none that can be used."""
+        scope, limits = self.scope, question.limits
         for key, raised in limits.items():
             scope.raise_limits(key, limits_from_state(raised))
-        trip = gates.Trip.of(asked) if asked is not None else None
-        if trip is not None:
-            if fresh is None:
-                scope.task.ask(gates.question(trip), trip.to_state(), limits, users)
-            answer = gates.read_answer(fresh, trip)
+        if question.asked is not None:
+            trip = self._trip(question)
+            if question.fresh is None:
+                scope.task.ask(gates.question(trip))
+            answer = gates.read_answer(question.fresh, trip)
             if answer.error is not None:
-                scope.task.ask(gates.question(trip, error=answer.error), trip.to_state(), limits, users)
+                scope.task.ask(gates.question(trip, error=answer.error))
             if answer.limit is None:
                 return self._end(replace(trip, answer="stopped"))
             raised_now = {trip.metric: answer.limit}
             scope.raise_limits(trip.budget, raised_now)
             limits = {**limits, trip.budget: limits_to_state({trip.budget: raised_now})[trip.budget]}
             scope.trip = replace(trip, answer="raised")
-        self.scope.users_config = scope.task.with_answers(users, limits)
+        scope.users_config = scope.task.with_answers(question.users, limits)
         return None
+
+    def _hear_beside(self, question: Question) -> bool:
+        """Take over what was answered to a task beside this one; True says to stop."""
+        trip = self._trip(question)
+        if question.fresh is None or trip.budget not in self.scope.meter.keys:
+            return False
+        answer = gates.read_answer(question.fresh, trip)
+        if answer.limit is not None:
+            self.scope.raise_limits(trip.budget, {trip.metric: answer.limit})
+        return answer.limit is None and answer.error is None
 
     def _act(self, trip: Trip) -> Stop:
         """What `on_trip` says, for a trip in this task."""
@@ -185,19 +204,13 @@ class Visit:
         gates.may_ask(scope, trip)
         if self.door.gate is not None and not scope.task.pushed and not scope.field.get("parallel"):
             return self._stop(replace(trip, waiting=(self.door.gate,)), goto=[gates.REVIEW])
-        users = self.users_answers()
-        if not users and not scope.meter.asks(scope.task):
-            # One question a superstep: whoever comes later waits for its answer in front of the door.
-            again = Send(self.door.node, self.given) if scope.task.pushed else self.door.node
-            return self._stop(None, goto=[again])
-        limits = limits_to_state(scope.new_limits)
-        scope.task.ask(gates.question(trip), trip.to_state(), limits, users)
+        asked_beside = any(
+            (t := self._trip(q)).budget == trip.budget and t.limit == trip.limit for q in scope.task.beside()
+        )
+        if asked_beside or not scope.meter.asks(scope.task, trip):
+            scope.task.pause()  # one question a superstep; this task hears its answer too
+        scope.task.ask(gates.question(trip))
         raise GraphBubbleUp  # never reached: ask() always raises
-
-    def users_answers(self) -> list[object]:
-        """Answers that the node's own code was given so far."""
-        config = self.scope.users_config
-        return (self.scope.task if config is None else replace(self.scope.task, config=config)).used_answers
 
     def _end(self, trip: Trip) -> Stop:
         self.scope.stop_outer(trip)

@@ -13,8 +13,8 @@ import copy
 import functools
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, TypeVar, cast, overload
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, cast
 
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableSequence
 from langchain_core.runnables.config import run_in_executor, var_child_runnable_config
@@ -28,50 +28,31 @@ from langgraph.pregel._write import ChannelWrite, ChannelWriteEntry, ChannelWrit
 from langgraph.types import Command, Send
 
 from graphguard import gate as gates
-from graphguard.budget import Budget
-from graphguard.discovery import evidence, models_in
+from graphguard.choices import FIELDS, caps_of, check, joined, make_settings, plan
 from graphguard.door import Door, Stop
-from graphguard.errors import InvalidBudget, NoModelNodes, NotGuardable, StateConflict, UnknownNode, UnknownPrice
-from graphguard.ledger.memory import MemoryLedger
+from graphguard.errors import NotGuardable
 from graphguard.metering import Task, current_scope
-from graphguard.placement import ModelNode, Shape, place
-from graphguard.prices import DEFAULT_PRICES, PriceBook
-from graphguard.scope import Meter, Scope, Settings
+from graphguard.placement import AnyBuilder, AnyGraph, ModelNode, Shape
+from graphguard.scope import Meter, Scope
 from graphguard.spend import add_spend
 from graphguard.trip import merge_trip
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Callable, Sequence
 
-    from graphguard.budget import Policy
+    from graphguard.budget import Budget, Policy
+    from graphguard.choices import To
+    from graphguard.door import Visit
     from graphguard.ledger.protocol import Ledger
+    from graphguard.prices import PriceBook
+    from graphguard.scope import Settings
 
-__all__ = ["To", "guard", "model_nodes", "to"]
+__all__ = ["guard", "model_nodes"]
 
 _BRANCH: Final = "branch:to:"
 _JOIN: Final = "join:"
-_FIELDS: Final = ("spend", "trip")
-_DEFAULT_LEDGER: Final = MemoryLedger()
-_MODES: Final = ("end", "interrupt", "raise")
-_GATES: Final = ("auto", "node", "inline")
-
-_G = TypeVar("_G", bound="StateGraph | CompiledStateGraph")
-
-
-@dataclass(frozen=True, slots=True)
-class To:
-    """Where a tripped graph goes on; see `to`."""
-
-    node: str
-
-
-def to(node: str) -> To:
-    """Lead a tripped graph to one of its own nodes, such as a cheap summary, instead of to END.
-
-    >>> to("summary")
-    To(node='summary')
-    """
-    return To(node)
+AnyRunnable: TypeAlias = "Runnable[Any, Any]"
+_G = TypeVar("_G", bound="AnyBuilder | AnyGraph")
 
 
 def guard(
@@ -114,7 +95,7 @@ def guard(
     agent = guard(create_agent(model, tools), Budget(usd="0.50", calls=20), on_trip="interrupt")
     ```
     """
-    settings = _settings(budgets, on_trip, gate, nodes, ledger, prices)
+    settings = make_settings(budgets, on_trip=on_trip, gate=gate, nodes=nodes, ledger=ledger, prices=prices)
     if isinstance(graph, CompiledStateGraph):
         bare, settings = _unguarded(graph, settings)
         builder = _guarded_builder(bare.builder, settings)
@@ -122,12 +103,12 @@ def guard(
     if isinstance(graph, StateGraph):
         builder = _guarded_builder(graph, settings)
         if builder.nodes:
-            _check(builder, {name: spec.runnable for name, spec in builder.nodes.items()}, _settings_of(builder))
+            check(builder, {name: spec.runnable for name, spec in builder.nodes.items()}, _settings_of(builder))
         return cast("_G", builder)
     raise NotGuardable(type(graph).__name__)
 
 
-def model_nodes(graph: StateGraph | CompiledStateGraph, /) -> dict[str, ModelNode]:
+def model_nodes(graph: AnyBuilder | AnyGraph, /) -> dict[str, ModelNode]:
     """The nodes that `guard` takes to call a model, where the gate of each is or would be, and why.
 
     Args:
@@ -137,150 +118,27 @@ def model_nodes(graph: StateGraph | CompiledStateGraph, /) -> dict[str, ModelNod
         By node name; nodes of graphs inside as `outer:inner`.
     """
     if isinstance(graph, CompiledStateGraph):
-        settings = _settings((), "end", "auto", None, None, None)
+        settings = make_settings()
         bare, settings = _unguarded(graph, settings)
-        bounds = {name: node.bound for name, node in bare.nodes.items() if name != START}
+        bounds: dict[str, object] = {name: node.bound for name, node in bare.nodes.items() if name != START}
         breakpoints = bool(bare.interrupt_before_nodes or bare.interrupt_after_nodes)
         cached = _cached(bare)
-        return _plan(bare.builder, bounds, settings, breakpoints=breakpoints, cached=cached)
+        return plan(bare.builder, bounds, settings, breakpoints=breakpoints, cached=cached, inside_of=model_nodes)
     if isinstance(graph, StateGraph):
-        settings = _settings_of(graph) or _settings((), "end", "auto", None, None, None)
+        settings = _settings_of(graph) or make_settings()
         bounds = {name: spec.runnable for name, spec in graph.nodes.items()}
-        return _plan(graph, bounds, settings, breakpoints=False, cached=())
+        return plan(graph, bounds, settings, breakpoints=False, cached=(), inside_of=model_nodes)
     raise NotGuardable(type(graph).__name__)
-
-
-# What was asked for
-
-
-def _settings(  # noqa: PLR0913 - the arguments of guard()
-    budgets: Sequence[Budget | Policy],
-    on_trip: str | To,
-    gate: str,
-    nodes: Sequence[str] | None,
-    ledger: Ledger | None,
-    prices: PriceBook | None,
-) -> Settings:
-    for budget in budgets:
-        if not isinstance(budget, Budget) and not callable(budget):
-            msg = f"expected Budget(...) or a function (Spend, Call) -> Breach | None, got {budget!r}"
-            raise InvalidBudget(msg)
-    if not isinstance(on_trip, To) and on_trip not in _MODES:
-        msg = f"on_trip must be 'end', 'interrupt', 'raise' or to('node'), got {on_trip!r}"
-        raise InvalidBudget(msg)
-    if gate not in _GATES:
-        msg = f"gate must be 'auto', 'node' or 'inline', got {gate!r}"
-        raise InvalidBudget(msg)
-    if isinstance(nodes, str):
-        nodes = [nodes]
-    return Settings(
-        budgets=tuple(dict.fromkeys(b for b in budgets if isinstance(b, Budget))),
-        policies=tuple(cast("Policy", b) for b in budgets if not isinstance(b, Budget)),
-        on_trip="end" if isinstance(on_trip, To) else on_trip,
-        to=on_trip.node if isinstance(on_trip, To) else None,
-        gate=gate,
-        nodes=None if nodes is None else tuple(nodes),
-        ledger=_DEFAULT_LEDGER if ledger is None else ledger,
-        prices=DEFAULT_PRICES if prices is None else prices,
-    )
-
-
-def _joined(old: Settings | None, new: Settings) -> Settings:
-    """The settings of a guard around a guard: all budgets, and what the outer one did not choose."""
-    if old is None:
-        return new
-    plain = new.on_trip == "end" and new.to is None
-    return Settings(
-        budgets=tuple(dict.fromkeys([*old.budgets, *new.budgets])),
-        policies=(*old.policies, *new.policies),
-        on_trip=old.on_trip if plain else new.on_trip,
-        to=old.to if plain else new.to,
-        gate=old.gate if new.gate == "auto" else new.gate,
-        nodes=old.nodes if new.nodes is None else tuple(dict.fromkeys([*(old.nodes or ()), *new.nodes])),
-        ledger=old.ledger if new.ledger is _DEFAULT_LEDGER else new.ledger,
-        prices=old.prices if new.prices is DEFAULT_PRICES else new.prices,
-    )
-
-
-def _check(builder: StateGraph, bounds: Mapping[str, object], settings: Settings | None) -> None:
-    """Find misuse now rather than in the middle of a run."""
-    if settings is None:
-        return
-    names = list(bounds)
-    for name in (*(settings.nodes or ()), *([settings.to] if settings.to else ())):
-        if name not in bounds:
-            raise UnknownNode(name, names)
-    inner = {n for bound in bounds.values() if isinstance(bound, CompiledStateGraph) for n in bound.nodes}
-    for budget in settings.budgets:
-        if budget.node is not None and budget.node not in {*names, *inner}:
-            raise UnknownNode(budget.node, names)
-    for field in _FIELDS:
-        channel = builder.channels.get(field)
-        if channel is not None and getattr(channel, "operator", None) not in (add_spend, merge_trip):
-            raise StateConflict(field)
-    has_limits = bool(settings.budgets or settings.policies)
-    if has_limits and settings.nodes is None and not any(evidence(bound) for bound in bounds.values()):
-        raise NoModelNodes(names)
-    if any(budget.usd is not None for budget in settings.budgets):
-        for bound in bounds.values():
-            for model in models_in(bound):
-                name, provider = _identity(model)
-                if name is not None and not settings.prices.knows(name, provider):
-                    raise UnknownPrice(name)
-
-
-def _identity(model: object) -> tuple[str | None, str | None]:
-    params = getattr(model, "_get_ls_params", None)
-    told = params() if params else {}
-    name, provider = told.get("ls_model_name"), told.get("ls_provider")
-    return (str(name) if name else None), (str(provider) if provider else None)
-
-
-def _caps(bounds: Mapping[str, object]) -> dict[str, int]:
-    caps: dict[str, int] = {}
-    for bound in bounds.values():
-        for model in models_in(bound):
-            profile = getattr(model, "profile", None)
-            cap = profile.get("max_output_tokens") if isinstance(profile, Mapping) else None
-            name, _ = _identity(model)
-            if name and isinstance(cap, int) and cap > 0:
-                caps[name] = cap
-    return caps
-
-
-def _plan(
-    builder: StateGraph,
-    bounds: Mapping[str, object],
-    settings: Settings,
-    *,
-    breakpoints: bool,
-    cached: Sequence[str],
-) -> dict[str, ModelNode]:
-    graphs = {name: bound for name, bound in bounds.items() if isinstance(bound, CompiledStateGraph)}
-    found: dict[str, str] = {}
-    for name, bound in bounds.items():
-        if settings.nodes is not None:
-            if name in settings.nodes:
-                found[name] = "named by nodes="
-        elif name not in graphs and (how := evidence(bound)):
-            found[name] = how
-    planned = place(Shape(builder), found, gate=settings.gate, breakpoints=breakpoints, cached=cached)
-    for name, inner in graphs.items():
-        inside = model_nodes(inner)
-        if inside and name not in planned:
-            planned[name] = ModelNode(name, "is a graph that calls models", "inside", "its own nodes are gated")
-        planned |= {f"{name}:{k}": replace(node, name=f"{name}:{k}") for k, node in inside.items()}
-    return planned
 
 
 # Builders
 
 
-def _settings_of(builder: StateGraph) -> Settings | None:
+def _settings_of(builder: AnyBuilder) -> Settings | None:
     return cast("Settings | None", builder.__dict__.get("_graphguard"))
 
 
-def _guarded_builder(builder: StateGraph, settings: Settings) -> StateGraph:
+def _guarded_builder(builder: AnyBuilder, settings: Settings) -> AnyBuilder:
     new = copy.copy(builder)
     # Copied, not shared: add_edge() on the original would show up here, and the other way round.
     for name, value in vars(builder).items():
@@ -290,15 +148,15 @@ def _guarded_builder(builder: StateGraph, settings: Settings) -> StateGraph:
     new.branches = type(builder.branches)(
         getattr(builder.branches, "default_factory", None), {k: dict(v) for k, v in builder.branches.items()}
     )
-    new.__dict__["_graphguard"] = _joined(_settings_of(builder), settings)
+    new.__dict__["_graphguard"] = joined(_settings_of(builder), settings)
     if "GuardedStateGraph" not in {cls.__name__ for cls in type(builder).__mro__}:
-        new.__class__ = _guarded_class(type(builder))
+        new.__class__ = _guarded_class(type(builder))  # type: ignore[arg-type] # classes are hashable; StateGraph hides it
     return new
 
 
 @functools.cache
-def _guarded_class(cls: type[StateGraph]) -> type[StateGraph]:
-    def compile(self: StateGraph, *args: object, **kwargs: object) -> CompiledStateGraph:  # noqa: A001 - its name
+def _guarded_class(cls: type[AnyBuilder]) -> type[AnyBuilder]:
+    def compile(self: AnyBuilder, *args: object, **kwargs: object) -> AnyGraph:  # noqa: A001 - its name
         compiled = cls.compile(self, *args, **kwargs)  # type: ignore[arg-type] # passed on as they came
         settings = _settings_of(self)
         return compiled if settings is None else _guarded(compiled, settings, self)
@@ -310,26 +168,24 @@ def _guarded_class(cls: type[StateGraph]) -> type[StateGraph]:
 # Compiled graphs
 
 
-def _cached(compiled: CompiledStateGraph) -> list[str]:
+def _cached(compiled: AnyGraph) -> list[str]:
     return [name for name, node in compiled.nodes.items() if node.cache_policy or compiled.cache_policy]
 
 
-def _guarded(compiled: CompiledStateGraph, settings: Settings, builder: StateGraph) -> CompiledStateGraph:
+def _guarded(compiled: AnyGraph, settings: Settings, builder: AnyBuilder) -> AnyGraph:
     bounds = {name: node.bound for name, node in compiled.nodes.items() if name != START}
-    _check(compiled.builder, bounds, settings)
-    return _rebuilt(compiled, Meter(settings, _caps(bounds)), builder)
+    check(compiled.builder, bounds, settings)
+    return _rebuilt(compiled, Meter(settings, caps_of(bounds)), builder)
 
 
-def _rebuilt(
-    compiled: CompiledStateGraph, meter: Meter, builder: StateGraph, *, inside: bool = False
-) -> CompiledStateGraph:
+def _rebuilt(compiled: AnyGraph, meter: Meter, builder: AnyBuilder, *, inside: bool = False) -> AnyGraph:
     """The compiled graph with doors, gates and the two state fields; `compiled` stays as it is."""
     settings = meter.settings
     bounds = {name: node.bound for name, node in compiled.nodes.items() if name != START}
     breakpoints = bool(compiled.interrupt_before_nodes or compiled.interrupt_after_nodes)
     cached = _cached(compiled)
     named = replace(settings, nodes=None) if inside else settings
-    planned = _plan(compiled.builder, bounds, named, breakpoints=breakpoints, cached=cached)
+    planned = plan(compiled.builder, bounds, named, breakpoints=breakpoints, cached=cached, inside_of=model_nodes)
     gated = [name for name, node in planned.items() if name in bounds and node.gate in ("node", "inline")]
     gate_of = {name: _free_name(f"{name}.budget", compiled) for name in gated if planned[name].gate == "node"}
     ways = _Ways(gate_of, Shape(compiled.builder), always=settings.gate == "node")
@@ -347,11 +203,12 @@ def _rebuilt(
         door = Door(meter=meter, node=name, gated=name in gated and name != settings.to, gate=gate, talks=talks)
         new.nodes[name] = _doored(node, door, ways, once=name in cached)
     _add_gates(new, meter, gate_of, talks=talks)
-    for field, reducer in zip(_FIELDS, (add_spend, merge_trip), strict=True):
-        new.channels[field] = BinaryOperatorAggregate(dict, reducer)
-        new.channels[field].key = field
+    for field, reducer in zip(FIELDS, (add_spend, merge_trip), strict=True):
+        channel = BinaryOperatorAggregate(dict, reducer)
+        channel.key = field
+        new.channels[field] = channel
     if isinstance(compiled.stream_channels, list):
-        new.stream_channels = [*compiled.stream_channels, *_FIELDS]
+        new.stream_channels = [*compiled.stream_channels, *FIELDS]
     if (mapper := getattr(compiled, "_state_mapper", None)) is not None:
         new._state_mapper = _StateMapper(mapper)  # noqa: SLF001 - set by compile(), read by stream v2
     return new.validate()
@@ -365,39 +222,43 @@ class _StateMapper:
 
     def __call__(self, value: object) -> object:
         if isinstance(value, dict):
-            value = {key: v for key, v in value.items() if key not in _FIELDS}
+            value = {key: v for key, v in value.items() if key not in FIELDS}
         return self.mapper(value)
 
 
-def _talks(compiled: CompiledStateGraph) -> bool:
+def _talks(compiled: AnyGraph) -> bool:
     channel = compiled.channels.get("messages")
     return hasattr(channel, "operator") or hasattr(channel, "reducer")
 
 
-def _free_name(name: str, compiled: CompiledStateGraph) -> str:
+def _free_name(name: str, compiled: AnyGraph) -> str:
     while name in compiled.nodes:
         name += "_"
     return name
 
 
-def _unguarded(compiled: CompiledStateGraph, settings: Settings) -> tuple[CompiledStateGraph, Settings]:
+def _unguarded(compiled: AnyGraph, settings: Settings) -> tuple[AnyGraph, Settings]:
     """The graph as it was before `guard`, with what was changed on it since; and both guards' settings."""
     marks = {name: mark for name, node in compiled.nodes.items() if (mark := _mark(node)) is not None}
     if not marks:
         return compiled, settings
     bare = copy.copy(compiled)
     originals = {name: mark.original for name, mark in marks.items() if mark.original is not None}
-    bare.nodes = {name: originals.get(name, node) for name, node in compiled.nodes.items() if name in originals or name not in marks}
-    added = {*_FIELDS, *(f"{_BRANCH}{name}" for name, mark in marks.items() if mark.original is None)}
+    bare.nodes = {
+        name: originals.get(name, node)
+        for name, node in compiled.nodes.items()
+        if name in originals or name not in marks
+    }
+    added = {*FIELDS, *(f"{_BRANCH}{name}" for name, mark in marks.items() if mark.original is None)}
     bare.channels = {key: channel for key, channel in compiled.channels.items() if key not in added}
     if isinstance(compiled.stream_channels, list):
-        bare.stream_channels = [key for key in compiled.stream_channels if key not in _FIELDS]
+        bare.stream_channels = [key for key in compiled.stream_channels if key not in FIELDS]
     if isinstance(mapper := getattr(compiled, "_state_mapper", None), _StateMapper):
         bare._state_mapper = mapper.mapper  # noqa: SLF001 - see _rebuilt
     builder = copy.copy(compiled.builder)
     old = builder.__dict__.pop("_graphguard", None)
     bare.builder = builder
-    return bare.validate(), _joined(cast("Settings | None", old), settings)
+    return bare.validate(), joined(cast("Settings | None", old), settings)
 
 
 def _mark(node: PregelNode) -> _Finish | _StartWrite | None:
@@ -501,7 +362,7 @@ def _users_own(value: object, told: Mapping[str, object]) -> dict[str, dict[str,
     for part in value if isinstance(value, (list, tuple)) else (value,):
         update = part.update if isinstance(part, Command) and part.graph is None else part
         if isinstance(update, Mapping):
-            found |= {field: update[field] for field in _FIELDS if field in update and field not in told}
+            found |= {field: update[field] for field in FIELDS if field in update and field not in told}
     return found
 
 
@@ -543,7 +404,9 @@ def _begin_run(task: Task, ways: _Ways) -> None:
         led = [(ways.node_of.get(channel, channel), value) for channel, value in task.writes]
         task.writes.clear()
         task.writes.extend(led)
-    told: list[tuple[str, object]] = [("spend", {"run_id": uuid.uuid4().hex[:12], **({"parallel": True} if begins else {})})]
+    told: list[tuple[str, object]] = [
+        ("spend", {"run_id": uuid.uuid4().hex[:12], **({"parallel": True} if begins else {})})
+    ]
     if task.read("trip"):
         told.append(("trip", {}))
     task.send(told)
@@ -576,7 +439,7 @@ def _start(node: PregelNode, ways: _Ways) -> PregelNode:
     return node.copy({"writers": [*writers, _BeginRun(node, ways, None, once=False)]})
 
 
-def _renamed(writer: Runnable, ways: _Ways) -> Runnable:
+def _renamed(writer: AnyRunnable, ways: _Ways) -> AnyRunnable:
     """The writer with its declared ways leading to gates, so that drawings show them."""
     if isinstance(writer, ChannelWrite):
         entries = [
@@ -610,12 +473,12 @@ def _doored(node: PregelNode, door: Door, ways: _Ways, *, once: bool) -> PregelN
     writers = [_metered_branch(_renamed(writer, ways), door) for writer in node.copy({}).flat_writers]
     writers.append(_Finish(node, ways, door.meter, once=once))
     bound, subgraphs = _enclosed(node.bound, door), node.subgraphs
-    if isinstance(node.bound, CompiledStateGraph):
+    if isinstance(bound, CompiledStateGraph):
         subgraphs = [bound]
     return node.copy({"bound": bound, "writers": writers, "subgraphs": subgraphs})
 
 
-def _metered_branch(writer: Runnable, door: Door) -> Runnable:
+def _metered_branch(writer: AnyRunnable, door: Door) -> AnyRunnable:
     """A branch whose function is metered, and is left out when the task was stopped."""
     if isinstance(writer, ChannelWrite) or not isinstance(writer, RunnableCallable):
         return writer
@@ -624,7 +487,7 @@ def _metered_branch(writer: Runnable, door: Door) -> Runnable:
     return new
 
 
-def _enclosed(bound: Runnable, door: Door) -> Runnable:
+def _enclosed(bound: AnyRunnable, door: Door) -> AnyRunnable:
     """A clone of the node's runnable with the door around it."""
     if bound is DEFAULT_BOUND:
         return bound
@@ -643,88 +506,83 @@ def _enclosed(bound: Runnable, door: Door) -> Runnable:
     return RunnableCallable(func, afunc, name=bound.get_name(), trace=False, recurse=False)
 
 
-_Func = TypeVar("_Func", bound="Callable[..., object] | None")
+_Func: TypeAlias = "Callable[..., Any] | None"
 
 
 def _around(func: _Func, afunc: _Func, door: Door) -> tuple[_Func, _Func]:
     """Both functions of a node with the door around them; None stays None."""
-
-    def visit(args: tuple[object, ...], kwargs: dict[str, object]) -> Visit | Stop:
-        if args and isinstance(args[0], Stop):
-            return args[0]
-        config = kwargs.get("config") or var_child_runnable_config.get() or {}
-        return door.visit(cast("RunnableConfig", config), args[0] if args else None)
-
-    def call(*args: object, **kwargs: object) -> object:
-        seen = visit(args, kwargs)
-        if isinstance(seen, Stop):
-            return seen
-        value = None
-        with seen.around() as inside:
-            if inside:
-                value = func(*args, **seen.patched(kwargs))  # type: ignore[misc] # only made when func is there
-        return seen.output(value)
-
-    async def acall(*args: object, **kwargs: object) -> object:
-        seen = visit(args, kwargs)
-        if isinstance(seen, Stop):
-            return seen
-        value = None
-        with seen.around() as inside:
-            if inside:
-                value = await afunc(*args, **seen.patched(kwargs))  # type: ignore[misc] # only made when afunc is there
-        return seen.output(value)
-
-    new_func = None if func is None else functools.wraps(func)(call)
+    new_func = None if func is None else _call_around(func, door)
     if afunc is None:
-        return cast("_Func", new_func), cast("_Func", None)
-    if isinstance(afunc, functools.partial) and afunc.func is run_in_executor:
+        return new_func, None
+    if new_func is not None and isinstance(afunc, functools.partial) and afunc.func is run_in_executor:
         # Still executor-backed, and still seen to be: a timeout on a sync node must go on to be refused.
-        wrapped = functools.partial(run_in_executor, None, new_func)
-        return cast("_Func", new_func), cast("_Func", functools.update_wrapper(wrapped, func or afunc))
-    return cast("_Func", new_func), cast("_Func", functools.wraps(afunc)(acall))
+        return new_func, functools.update_wrapper(functools.partial(run_in_executor, None, new_func), new_func)
+    return new_func, _acall_around(afunc, door)
 
 
-def _scoped_graph(graph: CompiledStateGraph, door: Door) -> CompiledStateGraph:
+def _visit(door: Door, args: tuple[object, ...], kwargs: Mapping[str, object]) -> Visit | Stop:
+    given = args[0] if args else None
+    if isinstance(given, Stop):  # an earlier step of the same task was stopped
+        return given
+    config = kwargs.get("config") or var_child_runnable_config.get() or {}
+    return door.visit(cast("RunnableConfig", config), given)
+
+
+def _call_around(func: Callable[..., Any], door: Door) -> Callable[..., Any]:
+    def call(*args: object, **kwargs: object) -> object:
+        visit = _visit(door, args, kwargs)
+        if isinstance(visit, Stop):
+            return visit
+        value = None
+        with visit.around() as inside:
+            if inside:
+                value = func(*args, **visit.patched(kwargs))
+        return visit.output(value)
+
+    return functools.wraps(func)(call)
+
+
+def _acall_around(afunc: Callable[..., Any], door: Door) -> Callable[..., Any]:
+    async def acall(*args: object, **kwargs: object) -> object:
+        visit = _visit(door, args, kwargs)
+        if isinstance(visit, Stop):
+            return visit
+        value = None
+        with visit.around() as inside:
+            if inside:
+                value = await afunc(*args, **visit.patched(kwargs))
+        return visit.output(value)
+
+    return functools.wraps(afunc)(acall)
+
+
+def _scoped_graph(graph: AnyGraph, door: Door) -> AnyGraph:
     """A graph inside: guarded by the same guard, with the door of the node that it is."""
     guarded = any(_mark(node) for node in graph.nodes.values())
     inner = copy.copy(graph) if guarded else _rebuilt(graph, door.meter, graph.builder, inside=True)
     cls = type(inner)
 
-    def invoke(self: CompiledStateGraph, input: object, config: RunnableConfig | None = None, **kwargs: object) -> object:  # noqa: A002
-        func, _ = _around(functools.partial(_invoke, cls, self, kwargs), None, door)
-        return func(input, config=config or {})
+    def invoke(self: AnyGraph, input: object, config: RunnableConfig | None = None, **kwargs: Any) -> object:  # noqa: A002, ANN401
+        def run(given: object, *, config: RunnableConfig) -> object:
+            return cls.invoke(self, given, config, **kwargs)
 
-    async def ainvoke(
-        self: CompiledStateGraph,
-        input: object,  # noqa: A002
-        config: RunnableConfig | None = None,
-        **kwargs: object,
-    ) -> object:
-        _, afunc = _around(None, functools.partial(_ainvoke, cls, self, kwargs), door)
-        return await cast("Callable[..., Awaitable[object]]", afunc)(input, config=config or {})
+        return _call_around(run, door)(input, config=config or {})
+
+    async def ainvoke(self: AnyGraph, input: object, config: RunnableConfig | None = None, **kwargs: Any) -> object:  # noqa: A002, ANN401
+        async def run(given: object, *, config: RunnableConfig) -> object:
+            return await cls.ainvoke(self, given, config, **kwargs)
+
+        return await _acall_around(run, door)(input, config=config or {})
 
     namespace = {"invoke": invoke, "ainvoke": ainvoke, "__module__": cls.__module__, "__doc__": cls.__doc__}
     inner.__class__ = type(cls.__name__, (cls,), namespace)
     return inner
 
 
-def _invoke(
-    cls: type[CompiledStateGraph], graph: CompiledStateGraph, kwargs: dict[str, object], given: object, *, config: RunnableConfig
-) -> object:
-    return cls.invoke(graph, given, config, **kwargs)  # type: ignore[arg-type] # passed on as they came
-
-
-async def _ainvoke(
-    cls: type[CompiledStateGraph], graph: CompiledStateGraph, kwargs: dict[str, object], given: object, *, config: RunnableConfig
-) -> object:
-    return await cls.ainvoke(graph, given, config, **kwargs)  # type: ignore[arg-type] # passed on as they came
-
-
 # Gate nodes
 
 
-def _add_gates(new: CompiledStateGraph, meter: Meter, gate_of: Mapping[str, str], *, talks: bool) -> None:
+def _add_gates(new: AnyGraph, meter: Meter, gate_of: Mapping[str, str], *, talks: bool) -> None:
     """Put a gate node before each node in `gate_of`, and one review node behind all gates that ask."""
     if not gate_of:
         return
@@ -748,7 +606,7 @@ def _add_gates(new: CompiledStateGraph, meter: Meter, gate_of: Mapping[str, str]
         new.nodes[gates.REVIEW] = _own_node(gates.REVIEW, [channel], gates.at_review, meter, ends, talks=talks)
 
 
-def _own_node(  # noqa: PLR0913 - what a node is made of
+def _own_node(
     name: str,
     triggers: list[str],
     decide: Callable[[Scope], Command[str]],
@@ -779,9 +637,10 @@ def _own_node(  # noqa: PLR0913 - what a node is made of
 def _own_updates(value: object) -> list[tuple[str, object]]:
     # graphguard's own fields go with what the last writer tells, so that each is written once.
     update = value.update if isinstance(value, Command) and isinstance(value.update, dict) else {}
-    return [(key, part) for key, part in update.items() if key not in _FIELDS]
+    return [(key, part) for key, part in update.items() if key not in FIELDS]
 
 
 def _own_ways(value: object) -> list[tuple[str, object]]:
     goto = value.goto if isinstance(value, Command) else ()
-    return [(f"{_BRANCH}{way}", None) for way in ([goto] if isinstance(goto, str) else goto)]
+    ways = [goto] if isinstance(goto, (str, Send)) else goto
+    return [(f"{_BRANCH}{way}", None) for way in ways]

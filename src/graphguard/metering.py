@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
     from langchain_core.outputs import LLMResult
     from langchain_core.runnables import RunnableConfig
+    from langgraph._internal._scratchpad import PregelScratchpad
 
 __all__ = ["Task", "current_scope", "metered"]
 
@@ -47,14 +48,16 @@ _ANSWER_FRAME: Final = 16  # tokens that frame an answer when it is sent back
 
 
 _MARK: Final = "__graphguard__"
+_LOOK, _TAKE = False, True  # LangGraph's null resume value is looked at, or taken
+_AS_IT_BEGAN = False  # channels are read without the task's own writes
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What an inline gate asked in a task.
+    """What inline gates asked in a task, or in a task beside it.
 
     Attributes:
-        asked: The trip asked about, or None when all was answered.
+        asked: The trip asked about last, or None when all was answered.
         limits: Limits raised by answers so far, in the state's form.
         users: Answers that belong to the node's own interrupts.
         fresh: The answer to what was asked; None when there is none yet.
@@ -62,15 +65,15 @@ class Question:
 
     asked: dict[str, object] | None
     limits: dict[str, dict[str, object]]
-    users: tuple[object, ...]
-    fresh: object
+    users: tuple[object, ...] = ()
+    fresh: object = None
 
 
-def _marked(users: Sequence[object], mark: dict[str, object]) -> list[object]:
+def _marked(users: Sequence[object], limits: object) -> list[object]:
     # Around the last value rather than beside it: the count of values is what numbers the next interrupt.
     if not users:
-        return [{_MARK: mark}]
-    return [*users[:-1], {_MARK: mark, "answer": users[-1]}]
+        return [{_MARK: limits}]
+    return [*users[:-1], {_MARK: limits, "answer": users[-1]}]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +125,11 @@ class Task:
     def read(self, channel: str) -> dict[str, object]:
         """One of graphguard's own state fields as the superstep began with it."""
         read = self.config.get(keys.CONF, {}).get(keys.CONFIG_KEY_READ)
-        return (read(channel, False) or {}) if read else {}
+        return (read(channel, _AS_IT_BEGAN) or {}) if read else {}
 
     def read_state(self, channel: str) -> object:
         """Any state field as the superstep began with it."""
-        return self.config[keys.CONF][keys.CONFIG_KEY_READ](channel, False)
+        return self.config[keys.CONF][keys.CONFIG_KEY_READ](channel, _AS_IT_BEGAN)
 
     @property
     def writes(self) -> deque[tuple[str, object]]:
@@ -170,49 +173,92 @@ class Task:
     def answers_waiting(self) -> bool:
         """Whether answers are there that belong to the interrupts of the node's own code."""
         pad = self.config.get(keys.CONF, {}).get(keys.CONFIG_KEY_SCRATCHPAD)
-        return pad is not None and (bool(pad.resume) or pad.get_null_resume(False) is not None)
+        return pad is not None and (bool(pad.resume) or pad.get_null_resume(_LOOK) is not None)
 
     def question(self) -> Question | None:
-        """What an inline gate asked in this task before, and its answer; None if it never asked."""
+        """What an inline gate asked in this task before, and its answer; None if it never asked.
+
+        The interrupt itself, saved with the checkpoint, says that the gate asked. Once answered, the answer
+        is replaced among the task's resume values by a mark, so that any later attempt in any process can
+        tell it from the answers to the node's own interrupts.
+        """
         pad = self.config.get(keys.CONF, {}).get(keys.CONFIG_KEY_SCRATCHPAD)
-        resume = list(pad.resume) if pad is not None else []
-        marked = [at for at, value in enumerate(resume) if isinstance(value, dict) and _MARK in value]
-        if not marked:
+        if pad is None:
             return None
-        at = marked[-1]
-        mark, after = resume[at][_MARK], resume[at + 1 :]
-        users = [*resume[:at], *([resume[at]["answer"]] if "answer" in resume[at] else [])]
-        fresh = None
-        if mark["asked"] is not None:
-            fresh = after.pop(0) if after else pad.get_null_resume(True)
-        return Question(mark["asked"], mark["limits"], (*users, *after), fresh)
+        mine = [payload for task, _, payload in self._questions(pad) if task == self.id]
+        resume, fresh = list(pad.resume), None
+        if mine:
+            before = int(str(mine[-1]["answers_before"]))
+            fresh = resume[before] if len(resume) > before else pad.get_null_resume(_TAKE)
+            resume = resume[:before]
+        marks = [value[_MARK] for value in resume if isinstance(value, dict) and _MARK in value]
+        if not mine and not marks:
+            return None
+        users = [
+            value["answer"] if isinstance(value, dict) and _MARK in value else value
+            for value in resume
+            if not (isinstance(value, dict) and _MARK in value and "answer" not in value)
+        ]
+        asked = cast("dict[str, object]", mine[-1]["trip"]) if mine else None
+        return Question(asked, marks[-1] if marks else {}, tuple(users), fresh)
 
-    def ask(self, payload: dict[str, object], asked: dict[str, object], limits: object, users: Sequence[object]) -> None:
+    def beside(self) -> list[Question]:
+        """What inline gates asked in other tasks of this superstep, with the answers of this resume."""
+        pad = self.config.get(keys.CONF, {}).get(keys.CONFIG_KEY_SCRATCHPAD)
+        if pad is None:
+            return []
+        found: list[Question] = []
+        answers = self.config[keys.CONF].get(keys.CONFIG_KEY_RESUME_MAP) or {}
+        for task, interrupt_id, payload in self._questions(pad):
+            if task != self.id:
+                fresh = answers.get(interrupt_id, pad.get_null_resume(_LOOK))
+                found.append(Question(cast("dict[str, object]", payload["trip"]), {}, fresh=fresh))
+        return found
+
+    @staticmethod
+    def _questions(pad: PregelScratchpad) -> list[tuple[str, str, Mapping[str, object]]]:
+        # The scratchpad doesn't show the checkpoint's pending writes, but the function that looks for the
+        # resume value there closes over them.
+        look = pad.get_null_resume
+        cells = dict(zip(look.__code__.co_freevars, look.__closure__ or (), strict=False))
+        if "pending_writes" not in cells:
+            return []
+        return [
+            (task, interrupt.id, interrupt.value)
+            for task, channel, value in cells["pending_writes"].cell_contents
+            if channel == keys.INTERRUPT
+            for interrupt in value
+            if isinstance(interrupt.value, dict) and "answers_before" in interrupt.value
+        ]
+
+    def ask(self, payload: dict[str, object]) -> None:
         """Interrupt the task with a question of the gate's own.
-
-        The mark that it was asked is kept among the task's resume values, as the last of them or around the
-        last one, so that a later attempt in any process can tell the gate's answer from the node's own.
 
         Raises:
             GraphInterrupt: Always.
         """
-        self.send([(keys.RESUME, _marked(users, {"asked": asked, "limits": limits}))])
-        raise GraphInterrupt((Interrupt.from_ns(payload, ns=self.config[keys.CONF][keys.CONFIG_KEY_CHECKPOINT_NS]),))
+        told = [value for channel, value in self.writes if channel == keys.RESUME]
+        pad = self.config[keys.CONF][keys.CONFIG_KEY_SCRATCHPAD]
+        values = cast("list[object]", told[-1]) if told else list(pad.resume)
+        self.send([(keys.RESUME, values)] if values and not told else [])
+        ns = self.config[keys.CONF][keys.CONFIG_KEY_CHECKPOINT_NS]
+        raise GraphInterrupt((Interrupt.from_ns({**payload, "answers_before": len(values)}, ns=ns),))
 
-    @property
-    def used_answers(self) -> list[object]:
-        """Answers that the node's own code has been given so far."""
-        pad = self.config.get(keys.CONF, {}).get(keys.CONFIG_KEY_SCRATCHPAD)
-        return list(pad.resume) if pad is not None else []
+    def pause(self) -> None:
+        """Leave the task undone without a question of its own; it runs again when the run is resumed.
+
+        Raises:
+            GraphInterrupt: Always.
+        """
+        raise GraphInterrupt(())
 
     def with_answers(self, users: Sequence[object], limits: object) -> RunnableConfig:
         """A config in which the node's own interrupts see only the answers meant for them."""
         conf = self.config[keys.CONF]
-        mark = {"asked": None, "limits": limits}
         send = conf[keys.CONFIG_KEY_SEND]
 
         def sending(writes: Sequence[tuple[str, object]]) -> None:
-            send([(c, _marked(cast("list[object]", v), mark) if c == keys.RESUME else v) for c, v in writes])
+            send([(c, _marked(cast("list[object]", v), limits) if c == keys.RESUME else v) for c, v in writes])
 
         sending([(keys.RESUME, list(users))])
         pad = replace(conf[keys.CONFIG_KEY_SCRATCHPAD], resume=list(users))
@@ -224,7 +270,8 @@ class Task:
         call = self.config[keys.CONF].get(keys.CONFIG_KEY_CALL)
         for cell in getattr(call, "__closure__", None) or ():  # wrapped for nodes with a timeout
             call = cell.cell_contents if getattr(cell.cell_contents, "args", None) else call
-        task = call.args[0]() if getattr(call, "args", None) else None
+        args = getattr(call, "args", None)
+        task = args[0]() if args else None
         if task is not None and getattr(task, "cache_key", None) is not None:
             object.__setattr__(task, "cache_key", None)
 
@@ -256,7 +303,7 @@ class _Either:
     def __get__(self, handler: object, owner: type | None = None) -> Callable[..., object]:
         dispatcher = sys._getframe(1).f_code  # noqa: SLF001 - CPython's documented way to the caller
         chosen = self._coroutine if dispatcher is _ahandle_event_for_handler.__code__ else self._plain
-        return cast("Callable[..., object]", chosen.__get__(handler, owner))  # type: ignore[attr-defined] # functions
+        return cast("Callable[..., object]", chosen.__get__(handler, owner))
 
 
 class Handler(BaseCallbackHandler):
@@ -264,11 +311,11 @@ class Handler(BaseCallbackHandler):
 
     raise_error = True  # a refusal must stop the call
     run_inline = True  # before any other handler, and never lost in an executor
-    ignore_chain = True  # type: ignore[assignment] # a property in the base class; fixed here, so no call per run
-    ignore_agent = True  # type: ignore[assignment] # see ignore_chain
-    ignore_retriever = True  # type: ignore[assignment] # see ignore_chain
-    ignore_retry = True  # type: ignore[assignment] # see ignore_chain
-    ignore_custom_event = True  # type: ignore[assignment] # see ignore_chain
+    ignore_chain = True  # a property in the base class; fixed here, so there is no call per run
+    ignore_agent = True
+    ignore_retriever = True
+    ignore_retry = True
+    ignore_custom_event = True
 
     def __init__(self, scope: Scope) -> None:
         """Meter the calls of one task attempt."""
@@ -305,8 +352,8 @@ class Handler(BaseCallbackHandler):
             self._admit(await self._ledger.ahold(opened.call), opened)
         self.open[run_id] = opened
 
-    on_chat_model_start = _Either(_start, _astart)  # type: ignore[assignment] # see _Either
-    on_llm_start = _Either(_start, _astart)  # type: ignore[assignment] # see _Either
+    on_chat_model_start = _Either(_start, _astart)
+    on_llm_start = _Either(_start, _astart)
 
     @property
     def _ledger(self):  # type: ignore[no-untyped-def] # noqa: ANN202 - private, the protocol says it
@@ -339,7 +386,7 @@ class Handler(BaseCallbackHandler):
         cap = output_cap(metadata, params) or self.scope.meter.caps.get(model or "")
         worst = Spend(nanousd=0, input_tokens=bound, output_tokens=cap or 0, calls=1)
         if any("usd" in claim.limits for claim in claims) and model is not None:
-            worst = replace(worst, nanousd=self._worst_usd(call, claims, worst))
+            worst = replace(worst, nanousd=self._worst_usd(call, worst))
         opened.call = replace(call, worst=worst, capped=cap is not None and model is not None, claims=claims)
         self._ask_policies(opened.call)
         return opened
@@ -355,7 +402,7 @@ class Handler(BaseCallbackHandler):
                 if breach := policy(spent, call):
                     raise BudgetExceeded(self.scope.refuse(replace(breach, kind="policy"), call, top))
 
-    def _worst_usd(self, call: Call, claims: Sequence[object], worst: Spend) -> int:
+    def _worst_usd(self, call: Call, worst: Spend) -> int:
         prices = self.scope.meter.settings.prices
         try:
             return prices.worst_case(
@@ -484,7 +531,9 @@ class _NotOurs(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         args = record.args
-        return not (isinstance(args, tuple) and args and args[0] == Handler.__name__ and "BudgetExceeded" in str(args[-1]))
+        return not (
+            isinstance(args, tuple) and args and args[0] == Handler.__name__ and "BudgetExceeded" in str(args[-1])
+        )
 
 
 logging.getLogger("langchain_core.callbacks.manager").addFilter(_NotOurs())

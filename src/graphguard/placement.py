@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from langgraph.channels import BinaryOperatorAggregate, LastValue
 from langgraph.constants import END, START
@@ -16,12 +16,19 @@ from langgraph.constants import END, START
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from langgraph.graph.state import StateGraph
+    from langgraph.graph.state import CompiledStateGraph, StateGraph
 
-__all__ = ["ModelNode", "Shape", "place"]
+__all__ = ["AnyBuilder", "AnyGraph", "ModelNode", "Shape", "place"]
+
+AnyBuilder: TypeAlias = "StateGraph[Any, Any, Any, Any]"
+"""A builder of any state, context, input and output schema."""
+
+AnyGraph: TypeAlias = "CompiledStateGraph[Any, Any, Any, Any]"
+"""A compiled graph of any state, context, input and output schema."""
 
 _KEPT_WHOLE: Final = (LastValue, BinaryOperatorAggregate)
 _BEYOND_STATE: Final = frozenset({"DeltaChannel"})  # newer than the oldest LangGraph that works
+_READ_AT_ONCE: Final = frozenset({"jump_to"})  # create_agent's: read by edges of the very task that wrote it
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +51,7 @@ class ModelNode:
 class Shape:
     """What a builder says about which node can follow which."""
 
-    def __init__(self, builder: StateGraph) -> None:
+    def __init__(self, builder: AnyBuilder) -> None:
         """Read the edges, branches and declared destinations."""
         self.builder = builder
         self.ways: defaultdict[str, int] = defaultdict(int)
@@ -91,6 +98,8 @@ class Shape:
         if self.builder.managed:
             return f"the state counts steps with {sorted(self.builder.managed)!r}"
         for key, channel in self.builder.channels.items():
+            if key in _READ_AT_ONCE:
+                continue
             if not isinstance(channel, _KEPT_WHOLE) and type(channel).__name__ not in _BEYOND_STATE:
                 return f"the state field {key!r} lives for one step only"
         return None
@@ -109,8 +118,7 @@ def place(
         cached: Nodes whose results may come from a cache.
     """
     if gate != "auto":
-        reason = f"gate={gate!r}"
-        return {name: ModelNode(name, how, gate, reason) for name, how in found.items()}
+        return {name: ModelNode(name, how, gate, f"gate={gate!r}") for name, how in found.items()}
     whole = shape.whole_graph_reason(breakpoints=breakpoints)
     beside = shape.beside()
     cached = set(cached)

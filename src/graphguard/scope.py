@@ -159,7 +159,7 @@ class Meter:
         self.unfolded = Unfolded()
         self.prompts: OrderedDict[tuple[object, ...], tuple[tuple[int, ...], int, int]] = OrderedDict()
         self.lock = threading.Lock()
-        self.askers: OrderedDict[tuple[str, str], str] = OrderedDict()
+        self.askers: OrderedDict[tuple[object, ...], str] = OrderedDict()
         self.finished: dict[str, Scope] = {}
         self.narrowed = tuple(budget for budget in settings.budgets if budget.narrowed)
         self.keys = frozenset(budget.key for budget in settings.budgets)
@@ -175,10 +175,10 @@ class Meter:
             before.trip = scope.trip or before.trip
             before.new_limits |= scope.new_limits
 
-    def asks(self, task: Task) -> bool:
-        """Whether this task is the one that asks, of all that trip from the same checkpoint."""
+    def asks(self, task: Task, trip: Trip) -> bool:
+        """Whether this task is the one that asks, of all that trip over this limit from the same checkpoint."""
+        place = (task.checkpoint, task.graph_ns, trip.budget, trip.limit)
         with self.lock:
-            place = (task.checkpoint, task.graph_ns)
             first = self.askers.setdefault(place, task.id)
             while len(self.askers) > _KEPT:
                 self.askers.popitem(last=False)
@@ -201,7 +201,20 @@ class Scope:
         users_config: The config that the user's code gets instead of the task's own, if not None.
     """
 
-    __slots__ = ("field", "meter", "new_limits", "parent", "raised", "refusal", "run", "stopped", "talks", "task", "trip", "users_config")
+    __slots__ = (
+        "field",
+        "meter",
+        "new_limits",
+        "parent",
+        "raised",
+        "refusal",
+        "run",
+        "stopped",
+        "talks",
+        "task",
+        "trip",
+        "users_config",
+    )
 
     def __init__(self, meter: Meter, task: Task, parent: Scope | None, *, talks: bool = False) -> None:
         """Read the state's spend once; the task's siblings see the same."""
@@ -399,9 +412,9 @@ class Scope:
             if once and self.run:
                 update["once"] = {"run": self.run, "task": self.task.id[:8]}
         if self.new_limits and self.top is self:
-            per_run = {budget.key for budget in self.meter.settings.budgets if budget.per == "run"}
+            of_runs = {budget.key for budget in self.meter.settings.budgets if budget.per == "run"}
             for name, chosen in (("run_limits", True), ("limits", False)):
-                raised = {key: v for key, v in self.new_limits.items() if (key in per_run) is chosen}
+                raised = {key: v for key, v in self.new_limits.items() if (key in of_runs) is chosen}
                 if raised:
                     update[name] = limits_to_state(raised)
         return update

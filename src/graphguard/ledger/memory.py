@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import threading
 import time
 from collections import OrderedDict, defaultdict, deque
@@ -54,7 +56,7 @@ class MemoryLedger:
         self._charges: deque[Charge] = deque(maxlen=keep)
         self._threads: defaultdict[str, Spend] = defaultdict(Spend)
         self._total = _ZERO
-        self._waiters: list[Callable[[], None]] = []
+        self._waiters: list[Callable[[], object]] = []
 
     def hold(self, call: Call, *, wait: float | None = None) -> Hold | Refusal:
         """Set aside the most a call can use; see `Ledger.hold`."""
@@ -62,11 +64,14 @@ class MemoryLedger:
         until = begun + (self.wait if wait is None else wait)
         while True:
             woken = threading.Event()
-            answer = self._try(call, woken.set)
             left = until - time.monotonic()
+            answer = self._try(call, woken.set if left > 0 else None)
             if isinstance(answer, Hold) or answer.breach.kind != "held" or left <= 0:
                 return replace(answer, waited=time.monotonic() - begun) if self._waited(begun) else answer
-            woken.wait(left)
+            try:
+                woken.wait(left)
+            finally:
+                self._forget(woken.set)
 
     async def ahold(self, call: Call, *, wait: float | None = None) -> Hold | Refusal:
         """Set aside the most a call can use, without blocking the event loop; see `Ledger.hold`."""
@@ -75,20 +80,22 @@ class MemoryLedger:
         until = begun + (self.wait if wait is None else wait)
         while True:
             woken = asyncio.Event()
-            answer = self._try(call, lambda woken=woken: loop.call_soon_threadsafe(woken.set))  # type: ignore[misc]
+            wake = functools.partial(_wake, loop, woken)
             left = until - time.monotonic()
+            answer = self._try(call, wake if left > 0 else None)
             if isinstance(answer, Hold) or answer.breach.kind != "held" or left <= 0:
                 return replace(answer, waited=time.monotonic() - begun) if self._waited(begun) else answer
             try:
-                await asyncio.wait_for(woken.wait(), left)
-            except TimeoutError:
-                continue
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(woken.wait(), left)
+            finally:
+                self._forget(wake)
 
     @staticmethod
     def _waited(begun: float) -> bool:
         return time.monotonic() - begun > 0.001  # noqa: PLR2004 - a millisecond is no waiting
 
-    def _try(self, call: Call, wake: Callable[[], None]) -> Hold | Refusal:
+    def _try(self, call: Call, wake: Callable[[], object] | None) -> Hold | Refusal:
         with self._lock:
             known = self._holds.get(call.id)
             before = known.call if known else self._done.get(call.id, (None, None))[0]
@@ -102,7 +109,7 @@ class MemoryLedger:
             if refusals:
                 # Money that is gone says more than money that is held; waiting can't bring it back.
                 refusal = min(refusals, key=lambda r: r.breach.kind == "held")
-                if refusal.breach.kind == "held":
+                if refusal.breach.kind == "held" and wake is not None:
                     self._waiters.append(wake)
                 return refusal
             for scope in {claim.scope for claim in call.claims}:
@@ -246,6 +253,15 @@ class MemoryLedger:
         while len(self._done) > self._keep:
             self._done.popitem(last=False)
 
-    def _take_waiters(self) -> list[Callable[[], None]]:
+    def _forget(self, wake: Callable[[], object]) -> None:
+        with self._lock, contextlib.suppress(ValueError):
+            self._waiters.remove(wake)
+
+    def _take_waiters(self) -> list[Callable[[], object]]:
         waiters, self._waiters = self._waiters, []
         return waiters
+
+
+def _wake(loop: asyncio.AbstractEventLoop, woken: asyncio.Event) -> None:
+    with contextlib.suppress(RuntimeError):  # that loop has ended, and whoever waited on it
+        loop.call_soon_threadsafe(woken.set)

@@ -18,11 +18,13 @@ from graphguard.errors import (
     NoCheckpointer,
     NoModelNodes,
     NotGuardable,
+    NothingToTopUp,
     StateConflict,
     UnknownNode,
     UnknownPrice,
 )
 from graphguard.guard import guard, model_nodes
+from graphguard.history import atop_up, top_up
 from graphguard.ledger import Hold, Ledger, MemoryLedger, Refusal
 from graphguard.placement import ModelNode
 from graphguard.prices import PriceBook
@@ -46,6 +48,7 @@ __all__ = [
     "NoCheckpointer",
     "NoModelNodes",
     "NotGuardable",
+    "NothingToTopUp",
     "PriceBook",
     "Refusal",
     "Remaining",
@@ -55,9 +58,11 @@ __all__ = [
     "UnknownNode",
     "UnknownPrice",
     "Usage",
+    "atop_up",
     "charge",
     "guard",
     "model_nodes",
     "remaining",
     "to",
+    "top_up",
 ]

@@ -8,6 +8,7 @@ GraphguardError
 ├── NoCheckpointer      also RuntimeError and GraphBubbleUp: a question to a person that nobody could answer
 ├── NoModelNodes        also ValueError: nothing to guard was found in the graph
 ├── NotGuardable        also TypeError: the thing given to guard() is not a graph it can change
+├── NothingToTopUp      also ValueError: a thread that is not at a trip, or an amount of the wrong kind
 ├── StateConflict       also ValueError: the graph's own state uses graphguard's field names
 ├── UnknownNode         also ValueError: a node name that the graph doesn't have
 └── UnknownPrice        also LookupError: no price is known for a model
@@ -35,6 +36,7 @@ __all__ = [
     "NoCheckpointer",
     "NoModelNodes",
     "NotGuardable",
+    "NothingToTopUp",
     "StateConflict",
     "UnknownNode",
     "UnknownPrice",
@@ -154,6 +156,23 @@ class NotGuardable(GraphguardError, TypeError):
     def __reduce__(self) -> tuple[type[NotGuardable], tuple[str]]:
         """Rebuild from the type's name."""
         return type(self), (self.kind,)
+
+
+class NothingToTopUp(GraphguardError, ValueError):
+    """A thread can't be topped up as asked.
+
+    Attributes:
+        problem: What is wrong, and what to do.
+    """
+
+    def __init__(self, problem: str) -> None:
+        """Say what is wrong."""
+        super().__init__(problem)
+        self.problem = problem
+
+    def __reduce__(self) -> tuple[type[NothingToTopUp], tuple[str]]:
+        """Rebuild from the problem."""
+        return type(self), (self.problem,)
 
 
 class StateConflict(GraphguardError, ValueError):

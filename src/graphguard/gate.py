@@ -25,7 +25,10 @@ from graphguard.trip import Trip
 if TYPE_CHECKING:
     from graphguard.scope import Scope
 
-__all__ = ["REVIEW", "Answer", "at_gate", "at_review", "closing", "may_ask", "question", "read_answer"]
+__all__ = ["CLOSING", "REVIEW", "Answer", "at_gate", "at_review", "closing", "may_ask", "question", "read_answer"]
+
+CLOSING: Final = "graphguard"
+"""Key in `additional_kwargs` of the messages that close a tripped conversation."""
 
 REVIEW: Final = "budget.review"
 """Name of the node that asks a person."""
@@ -248,11 +251,17 @@ def closing(scope: Scope, trip: Trip) -> dict[str, object]:
     if not all(isinstance(message, BaseMessage) for message in messages):
         return {}
     added: list[BaseMessage] = [
-        ToolMessage(f"Not run: {trip.reason}.", tool_call_id=call_id, name=name, status="error")
+        ToolMessage(
+            f"Not run: {trip.reason}.",
+            tool_call_id=call_id,
+            name=name,
+            status="error",
+            additional_kwargs={CLOSING: True},
+        )
         for call_id, name in _open_tool_calls(messages)
     ]
     text = f"I stopped here: {trip.reason}."
-    return {"messages": [*added, AIMessage(text, additional_kwargs={"graphguard": trip.to_state()})]}
+    return {"messages": [*added, AIMessage(text, additional_kwargs={CLOSING: trip.to_state()})]}
 
 
 def _open_tool_calls(messages: Sequence[BaseMessage]) -> list[tuple[str, str]]:

@@ -190,12 +190,16 @@ class PriceBook:
     def _resolved(self, model: str | None, provider: str | None) -> tuple[str, str | None]:
         """Follow aliases, each once, so that a circle of them ends."""
         name, seen = _plain_name(model or ""), set[str]()
+        if not self._aliases:
+            return name, _plain_provider(provider)
         while (target := self._aliases.get(name) or self._aliases.get(_DATE.sub("", name))) and name not in seen:
             seen.add(name)
             name, provider = _plain_name(target[0]), target[1]
         return name, _plain_provider(provider)
 
     def _own_rates(self, name: str, provider: str | None) -> _Rates | None:
+        if not self._own:
+            return None
         names = (name, _DATE.sub("", name))
         return next((self._own[key] for n in names for key in ((provider, n), (None, n)) if key in self._own), None)
 
@@ -231,13 +235,15 @@ class _List:
         self._snapshot: DataSnapshot | None = None
         self._models: dict[tuple[str, str | None], ModelInfo | None] = {}
         self._ceilings: dict[tuple[str, str | None, date], _Ceiling | None] = {}
+        # By the id of the price, which is kept with its rates so that the id stays its own.
+        self._plain: dict[int, tuple[ModelPrice, _PlainRates | None]] = {}
 
     def model(self, name: str, provider: str | None) -> ModelInfo | None:
         from genai_prices.data_snapshot import get_snapshot  # noqa: PLC0415 - loading it takes 300 ms
 
         snapshot = get_snapshot()
         if snapshot is not self._snapshot or len(self._models) + len(self._ceilings) > _REMEMBERED:
-            self._snapshot, self._models, self._ceilings = snapshot, {}, {}
+            self._snapshot, self._models, self._ceilings, self._plain = snapshot, {}, {}, {}
         models, key = self._models, (name, provider)
         if key not in models:
             models[key] = next(filter(None, (_found(snapshot, *way) for way in _ways(name, provider))), None)
@@ -255,13 +261,82 @@ class _List:
         if model is None or ceiling is None or ceiling.usd(usage.input_tokens, usage.output_tokens) is None:
             return None
         try:
+            if _is_plain(usage) and (usage.service_tier is None or not model.price_variants):
+                prices = model.get_prices(at)
+                if rates := self._plain_rates(prices):
+                    return rates.usd(usage)
+                return _listed_usd(prices, usage)
             return max(_listed_usd(model.get_prices(at, tier), usage) for tier in _tiers(model, usage.service_tier, at))
         except ValueError:
             # genai-prices refuses parts larger than their whole; which of both is wrong can't be known.
             return ceiling.usd(_all_input(usage), max(usage.output_tokens, usage.output_audio_tokens))
 
+    def _plain_rates(self, prices: ModelPrice) -> _PlainRates | None:
+        known = self._plain.get(id(prices))
+        if known is None:
+            known = self._plain[id(prices)] = prices, _plain_rates(prices)
+        return known[1]
+
 
 _LIST = _List()
+
+
+@dataclass(frozen=True, slots=True)
+class _PlainRates:
+    """USD for each token of a listed price without steps, by the kinds that nearly all calls are made of."""
+
+    input: Decimal
+    cache_read: Decimal
+    output: Decimal
+    reasoning: Decimal
+    call: Decimal
+
+    def usd(self, usage: Usage) -> Decimal:
+        usd = (usage.input_tokens - usage.cache_read_tokens) * self.input + self.call
+        usd += (usage.output_tokens - usage.reasoning_tokens) * self.output
+        if usage.cache_read_tokens:
+            usd += usage.cache_read_tokens * self.cache_read
+        if usage.reasoning_tokens:
+            usd += usage.reasoning_tokens * self.reasoning
+        return usd
+
+
+def _is_plain(usage: Usage) -> bool:
+    return (
+        not (usage.cache_write_tokens or usage.cache_write_5m_tokens or usage.cache_write_1h_tokens)
+        and not (usage.cache_read_audio_tokens or usage.input_audio_tokens or usage.output_audio_tokens)
+        and not usage.web_searches
+        and usage.cache_read_tokens <= usage.input_tokens
+        and usage.reasoning_tokens <= usage.output_tokens
+    )
+
+
+def _plain_rates(prices: ModelPrice) -> _PlainRates | None:
+    """Ask the list once what a million tokens of each kind cost; None where that depends on how many there are.
+
+    genai-prices takes about 100 µs to price a call, which is a tenth of what LangGraph takes to make one.
+    """
+    from genai_prices.types import TieredPrices  # noqa: PLC0415 - loading it takes 300 ms
+
+    from graphguard.usage import Usage  # noqa: PLC0415 - at the top it is for type checkers only
+
+    if any(isinstance(value, TieredPrices) for value in prices.__dict__.values()):
+        return None
+
+    def rate(**counts: int) -> Decimal:
+        return (_listed_usd(prices, Usage(**counts)) - call) / _MEGA
+
+    try:
+        call = _listed_usd(prices, Usage())
+        return _PlainRates(
+            input=rate(input_tokens=_MEGA),
+            cache_read=rate(input_tokens=_MEGA, cache_read_tokens=_MEGA),
+            output=rate(output_tokens=_MEGA),
+            reasoning=rate(output_tokens=_MEGA, reasoning_tokens=_MEGA),
+            call=call,
+        )
+    except ValueError:
+        return None
 
 
 def _listed_usd(prices: ModelPrice, usage: Usage) -> Decimal:

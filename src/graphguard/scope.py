@@ -330,7 +330,14 @@ class Scope:
         settings = self.meter.settings
         mode = f"to:{settings.to}" if settings.to else settings.on_trip
         return Trip.from_breach(
-            breach, node=node, model=model, capped=capped, mode=mode, run=self.run or None, at=self.task.checkpoint
+            breach,
+            node=node,
+            model=model,
+            capped=capped,
+            mode=mode,
+            run=self.run or None,
+            at=self.task.checkpoint,
+            pushed=self.task.pushed,
         )
 
     def settle(self, call: Call, charge: Charge) -> Charge:

@@ -37,6 +37,7 @@ class Trip:
         at: Id of the checkpoint from which the refused task ran.
         answer: None while unanswered, `"raised"` or `"stopped"` after.
         waiting: Gate nodes that wait for the answer.
+        pushed: True when a `Send` started the refused task, whose payload nobody kept.
     """
 
     budget: str
@@ -55,6 +56,7 @@ class Trip:
     at: str | None = None
     answer: str | None = None
     waiting: tuple[str, ...] = ()
+    pushed: bool = False
 
     @classmethod
     def of(cls, state: object) -> Trip | None:

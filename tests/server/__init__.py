@@ -1,0 +1,1 @@
+"""Guarded graphs on a real `langgraph dev`."""

@@ -1,0 +1,58 @@
+"""Graphs for the server: compiled without a checkpointer, since the server brings its own."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+# The server loads this file by its path, from a folder of its own.
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from langchain.agents import create_agent
+from langchain_core.tools import tool
+from langgraph.graph import END, START, MessagesState, StateGraph
+
+from graphguard import Budget, guard
+from tests.scripted import Scripted, tool_call
+
+model = Scripted()
+
+
+def answer(state: MessagesState) -> dict[str, object]:
+    """One call, in a sync node."""
+    return {"messages": [model.invoke(state["messages"])]}
+
+
+async def aanswer(state: MessagesState) -> dict[str, object]:
+    """One call, in an async node."""
+    return {"messages": [await model.ainvoke(state["messages"])]}
+
+
+def loop(node: object, gate: str) -> object:
+    """Six calls in a loop, on a budget for two."""
+    builder = StateGraph(MessagesState)
+    builder.add_node("agent", node)
+    builder.add_node("user", lambda _: {"messages": [("user", "again")]})
+    builder.add_edge(START, "agent")
+    builder.add_conditional_edges("agent", lambda s: "user" if len(s["messages"]) < 12 else END, ["user", END])
+    builder.add_edge("user", "agent")
+    return guard(builder, Budget(calls=2), on_trip="interrupt", gate=gate).compile()
+
+
+@tool
+def look(q: str) -> str:
+    """Look something up."""
+    return f"nothing about {q}"
+
+
+sync_node = loop(answer, "node")
+async_node = loop(aanswer, "node")
+inline = loop(aanswer, "inline")
+
+_single = StateGraph(MessagesState)
+_single.add_node("agent", aanswer)
+_single.add_edge(START, "agent")
+raising = guard(_single, Budget(usd="0.00001"), on_trip="raise").compile()
+
+_calls = [tool_call("look", f"c{at}", q="x") for at in range(30)]
+agent = guard(create_agent(Scripted(script=_calls), [look]), Budget(calls=3))

@@ -2,10 +2,33 @@
 
 from __future__ import annotations
 
-from typing import assert_type
+from decimal import Decimal
+from typing import TypedDict, assert_type
 
-from graphguard.errors import BudgetExceeded, HoldMismatch, NoModelNodes, UnknownNode, UnknownPrice
-from graphguard.trip import Trip
+from langgraph.graph import StateGraph
+from langgraph.graph.state import CompiledStateGraph
+
+from graphguard import (
+    Breach,
+    Budget,
+    BudgetExceeded,
+    Call,
+    Charge,
+    HoldMismatch,
+    MemoryLedger,
+    ModelNode,
+    NoModelNodes,
+    PriceBook,
+    Spend,
+    Trip,
+    UnknownNode,
+    UnknownPrice,
+    charge,
+    guard,
+    model_nodes,
+    remaining,
+    to,
+)
 
 
 def errors_carry_what_they_are_about(
@@ -25,3 +48,40 @@ def errors_are_the_fitting_built_ins(exceeded: BudgetExceeded, price: UnknownPri
     lookup: LookupError = price
     value: ValueError = node
     assert_type((runtime, lookup, value), tuple[RuntimeError, LookupError, ValueError])
+
+
+class State(TypedDict):
+    """A user's state."""
+
+    text: str
+
+
+def the_same_kind_of_graph_comes_out(
+    builder: StateGraph[State], compiled: CompiledStateGraph[State, None, State, State], limit: Budget
+) -> None:
+    """A builder stays a builder of its state, and a compiled graph a compiled one."""
+    assert_type(guard(builder, limit), StateGraph[State])
+    assert_type(
+        guard(compiled, limit, on_trip=to("summary"), ledger=MemoryLedger(), prices=PriceBook()),
+        CompiledStateGraph[State, None, State, State],
+    )
+    assert_type(model_nodes(builder), dict[str, ModelNode])
+
+
+def amounts_are_decimals(charged: Charge, spent: Spend, trip: Trip) -> None:
+    """Money at the surface is Decimal, counts are whole numbers."""
+    assert_type(charged.usd, Decimal)
+    assert_type((spent.usd, spent.calls), tuple[Decimal, int])
+    assert_type(trip.needed_usd, Decimal | None)
+    assert_type(remaining().usd, Decimal | None)
+    assert_type(charge(usd="0.01"), Charge)
+
+
+def no_big_prompts(spent: Spend, call: Call) -> Breach | None:
+    """A rule of a user's own is an ordinary function."""
+    return Breach(budget="no_big_prompts") if call.worst.input_tokens > 1_000 and spent.calls else None
+
+
+def a_function_is_a_budget_too(builder: StateGraph[State]) -> None:
+    """Rules stand beside budgets."""
+    assert_type(guard(builder, Budget(usd=1), no_big_prompts), StateGraph[State])

@@ -35,6 +35,7 @@ ERRORS = [
     errors.BudgetExceeded(TRIP),
     errors.HoldMismatch("h1"),
     errors.InvalidBudget("usd must be positive"),
+    errors.LedgerUnavailable("calls.sqlite", "database is locked"),
     errors.NoCheckpointer(TRIP),
     errors.NoModelNodes(["plan", "act"]),
     errors.NotGuardable("Pregel"),

@@ -12,15 +12,17 @@ from decimal import Decimal, InvalidOperation
 from typing import Final, TypeAlias
 
 from graphguard.errors import InvalidBudget
-from graphguard.spend import METRICS, NANO, Spend, usd_text
+from graphguard.spend import METRICS, NANO, ZERO, Spend, usd_text
 
 __all__ = ["Breach", "Budget", "Call", "Claim", "Limits", "Policy", "amount_text", "progress_text"]
 
 Limits: TypeAlias = Mapping[str, int]
 """Limits by metric (`graphguard.spend.METRICS`); `usd` in nano-USD."""
 
+_STEPS: Final = ((NANO // 100, NANO // 10_000), (NANO // 1_000_000, NANO // 1_000_000))
 _LATER: Final = ("seconds", "usd_per_minute", "repeats", "depth", "every", "keep")
 _PLACES: Final = ("branch", "run", "thread")
+_ONE_CALL: Final = Spend(calls=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,9 @@ class Budget:
     model: str | None = None
     warn_at: tuple[float, ...] = (0.5, 0.8, 0.95)
     keep: object = None
+    # Asked for at each call, so worked out once.
+    _limits: dict[str, int] = field(init=False, repr=False, compare=False)
+    _key: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Check everything that can be checked without a graph."""
@@ -85,6 +90,8 @@ class Budget:
         for name in METRICS[1:]:
             _check_count(name, getattr(self, name))
         object.__setattr__(self, "warn_at", tuple(sorted(_share(share) for share in self.warn_at)))
+        object.__setattr__(self, "_limits", self._read_limits())
+        object.__setattr__(self, "_key", self._read_key())
         if not self.limits:
             msg = "a budget needs at least one limit: Budget(usd='0.50'), or tokens=, input_tokens=, ... calls="
             raise InvalidBudget(msg)
@@ -96,11 +103,7 @@ class Budget:
         >>> Budget(usd="0.50", calls=3).limits
         {'usd': 500000000, 'calls': 3}
         """
-        return {
-            metric: int(value * NANO) if metric == "usd" else int(value)
-            for metric in METRICS
-            if (value := getattr(self, metric)) is not None
-        }
+        return self._limits
 
     @property
     def key(self) -> str:
@@ -109,6 +112,16 @@ class Budget:
         >>> Budget(usd="0.50", node="plan").key
         'usd=0.5 per branch node=plan'
         """
+        return self._key
+
+    def _read_limits(self) -> dict[str, int]:
+        return {
+            metric: int(value * NANO) if metric == "usd" else int(value)
+            for metric in METRICS
+            if (value := getattr(self, metric)) is not None
+        }
+
+    def _read_key(self) -> str:
         parts = [f"{m}={usd_text(v) if m == 'usd' else v}" for m, v in self.limits.items()]
         parts.append(f"per {self.per}")
         parts += [f"{name}={value}" for name in ("node", "model") if (value := getattr(self, name))]
@@ -149,8 +162,8 @@ class Claim:
     budget: str
     scope: str
     limits: Limits
-    base: Spend = field(default_factory=Spend)
-    floor: Spend = field(default_factory=Spend)
+    base: Spend = ZERO
+    floor: Spend = ZERO
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,7 +184,7 @@ class Call:
     node: str | None = None
     model: str | None = None
     provider: str | None = None
-    worst: Spend = field(default_factory=lambda: Spend(calls=1))
+    worst: Spend = _ONE_CALL
     capped: bool = True
     claims: tuple[Claim, ...] = ()
 
@@ -225,14 +238,17 @@ Policy: TypeAlias = Callable[[Spend, Call], Breach | None]
 
 
 def amount_text(metric: str, amount: int) -> str:
-    """An amount as people read it.
+    """An amount as people read it; USD to a hundredth of a cent, less than a cent to six places, rounded up.
 
-    >>> amount_text("usd", 500_000_000), amount_text("usd", 1_234_000), amount_text("calls", 20)
-    ('$0.50', '$0.001234', '20 calls')
+    >>> amount_text("usd", 500_000_000), amount_text("usd", 87_297_500), amount_text("usd", 1_234_001)
+    ('$0.50', '$0.0873', '$0.001235')
+    >>> amount_text("usd", 7), amount_text("calls", 20)
+    ('$0.000000007', '20 calls')
     """
     if metric != "usd":
         return f"{amount:,} {metric.replace('_', ' ')}"
-    whole, _, cents = usd_text(amount).partition(".")
+    step = next((step for least, step in _STEPS if amount >= least), 1)
+    whole, _, cents = usd_text(-(-amount // step) * step).partition(".")
     return f"${whole}.{cents.ljust(2, '0')}"
 
 

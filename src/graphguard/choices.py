@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
+from langgraph.constants import START
 from langgraph.graph.state import CompiledStateGraph
 
 from graphguard.budget import Budget
@@ -19,7 +21,7 @@ from graphguard.spend import add_spend
 from graphguard.trip import merge_trip
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from graphguard.budget import Policy
     from graphguard.ledger.protocol import Ledger
@@ -113,23 +115,33 @@ def check(builder: AnyBuilder, bounds: Mapping[str, object], settings: Settings 
     for name in (*(settings.nodes or ()), *([settings.to] if settings.to else ())):
         if name not in bounds:
             raise UnknownNode(name, names)
-    inner = {n for bound in bounds.values() if isinstance(bound, CompiledStateGraph) for n in bound.nodes}
+    everywhere = list(_flat(bounds))
+    inner = {name for name, _ in everywhere}
     for budget in settings.budgets:
         if budget.node is not None and budget.node not in {*names, *inner}:
             raise UnknownNode(budget.node, names)
-    for field in FIELDS:
-        channel = builder.channels.get(field)
+    builders = [builder, *(bound.builder for _, bound in everywhere if isinstance(bound, CompiledStateGraph))]
+    for field, owner in itertools.product(FIELDS, builders):
+        channel = owner.channels.get(field)
         if channel is not None and getattr(channel, "operator", None) not in (add_spend, merge_trip):
             raise StateConflict(field)
     has_limits = bool(settings.budgets or settings.policies)
-    if has_limits and settings.nodes is None and not any(evidence(bound) for bound in bounds.values()):
+    if has_limits and settings.nodes is None and not any(evidence(bound) for _, bound in everywhere):
         raise NoModelNodes(names)
     _check_prices(bounds, settings)
 
 
+def _flat(bounds: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+    """Each node with what it runs; those of graphs inside too, however deep."""
+    for name, bound in bounds.items():
+        yield name, bound
+        if isinstance(bound, CompiledStateGraph):
+            yield from _flat({inner: node.bound for inner, node in bound.nodes.items() if inner != START})
+
+
 def _check_prices(bounds: Mapping[str, object], settings: Settings) -> None:
     if any(budget.usd is not None for budget in settings.budgets):
-        for bound in bounds.values():
+        for _, bound in _flat(bounds):
             for model in models_in(bound):
                 name, provider = _identity(model)
                 if name is not None and not settings.prices.knows(name, provider):
@@ -146,7 +158,7 @@ def _identity(model: object) -> tuple[str | None, str | None]:
 def caps_of(bounds: Mapping[str, object]) -> dict[str, int]:
     """Output caps that only the models' profiles tell, by model name."""
     caps: dict[str, int] = {}
-    for bound in bounds.values():
+    for _, bound in _flat(bounds):
         for model in models_in(bound):
             profile = getattr(model, "profile", None)
             cap = profile.get("max_output_tokens") if isinstance(profile, Mapping) else None

@@ -16,7 +16,7 @@ from langgraph.pregel import Pregel
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["evidence", "models_in"]
+__all__ = ["evidence", "mentions", "models_in"]
 
 _DEPTH: Final = 8
 _LIBRARIES: Final = ("langchain_core", "langgraph", "langsmith", "pydantic", "openai", "anthropic", "httpx")
@@ -39,6 +39,8 @@ def evidence(thing: object) -> str | None:
             return f"runs the graph {found.get_name()!r}"
         if isinstance(found, type):
             return f"makes a model of {found.__name__}"
+        if _is_configurable(found):
+            return "holds a model that is chosen at run time"
         return "makes a model with init_chat_model"
     return None
 
@@ -48,8 +50,27 @@ def models_in(thing: object) -> Iterator[object]:
     return (found for found in _walk(thing) if isinstance(found, BaseLanguageModel))
 
 
+def mentions(thing: object, name: str) -> bool:
+    """Whether functions of the user's that `thing` reaches use something of that name.
+
+    >>> mentions(lambda: Mapping, "Mapping"), mentions(lambda: Mapping, "Iterator")
+    (True, False)
+    """
+    functions = (found for found in _reach(thing) if isinstance(found, types.FunctionType) and not _from_library(found))
+    return any(name in _names(function.__code__) for function in functions)
+
+
 def _walk(root: object) -> Iterator[object]:
     """Models, graphs, model classes and model factories reachable from `root`, nearest first."""
+    return (thing for thing in _reach(root) if _is_found(thing, root))
+
+
+def _is_found(thing: object, root: object) -> bool:
+    return _is_model(thing) and (thing is not root or not isinstance(thing, Pregel))
+
+
+def _reach(root: object) -> Iterator[object]:
+    """What is reachable from `root`, nearest first, with models, graphs and tools but nothing inside of those."""
     seen: set[int] = set()
     level: list[object] = [root]
     for _ in range(_DEPTH):
@@ -58,9 +79,9 @@ def _walk(root: object) -> Iterator[object]:
             if id(thing) in seen or isinstance(thing, _PLAIN):
                 continue
             seen.add(id(thing))
-            if _is_model(thing) and (thing is not root or not isinstance(thing, Pregel)):
-                yield thing
-            elif not isinstance(thing, BaseTool):  # a tool's calls are the tool's business; they are held all the same
+            yield thing
+            # A tool's calls are the tool's business; they are held all the same.
+            if not _is_found(thing, root) and not isinstance(thing, BaseTool):
                 following += _inside(thing)
         level = following
 
@@ -68,9 +89,14 @@ def _walk(root: object) -> Iterator[object]:
 def _is_model(thing: object) -> bool:
     if isinstance(thing, type):
         return issubclass(thing, BaseLanguageModel) and not inspect.isabstract(thing)
-    if isinstance(thing, (BaseLanguageModel, Pregel)):
+    if isinstance(thing, (BaseLanguageModel, Pregel)) or _is_configurable(thing):
         return True
     return isinstance(thing, types.FunctionType) and thing.__name__ == "init_chat_model"
+
+
+def _is_configurable(thing: object) -> bool:
+    # What init_chat_model gives when the model is chosen at run time; a private class, so known by its name.
+    return isinstance(thing, Runnable) and type(thing).__name__ == "_ConfigurableModel"
 
 
 def _inside(thing: object) -> Sequence[object]:  # noqa: PLR0911 - one line per kind of thing
@@ -87,8 +113,14 @@ def _inside(thing: object) -> Sequence[object]:  # noqa: PLR0911 - one line per 
     if isinstance(thing, (type, types.ModuleType)):
         return []
     if isinstance(thing, Runnable) or not _from_library(type(thing)):
-        return [*_attributes(thing), vars(type(thing)).get("__call__")]
+        return [*_attributes(thing), *_of_class(type(thing)), vars(type(thing)).get("__call__")]
     return []
+
+
+def _of_class(cls: type) -> list[object]:
+    """Values that the user's classes hold for all their objects; not their methods."""
+    own = (vars(base) for base in cls.__mro__ if base is not object and not _from_library(base))
+    return [value for held in own for value in held.values() if isinstance(value, (Runnable, Mapping, list, tuple))]
 
 
 def _of_function(function: types.FunctionType) -> list[object]:

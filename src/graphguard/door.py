@@ -7,7 +7,6 @@ where a call that was refused in the middle of a node is turned into an end, a q
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -17,12 +16,13 @@ from langgraph.types import Command, Send
 
 from graphguard import gate as gates
 from graphguard.errors import BudgetExceeded
-from graphguard.metering import Question, Task, current_scope, metered
+from graphguard.metering import Handler, Question, Task, current_scope
 from graphguard.scope import Scope, limits_from_state, limits_to_state
 from graphguard.trip import Trip
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
+    from contextvars import Token
 
     from langchain_core.runnables import RunnableConfig
 
@@ -47,6 +47,7 @@ class Door:
         node: The node's name.
         gated: Whether the inline gate decides before the node's code runs.
         gate: Name of the gate node in front, if there is one.
+        review: Name of the graph's node that asks.
         talks: Whether the graph keeps a conversation in `messages`.
         edge: Whether this is the door of one of the node's conditional edges.
         first: Whether this is the first door of its task: the one that gates, and hears answers.
@@ -56,6 +57,7 @@ class Door:
     node: str
     gated: bool = False
     gate: str | None = None
+    review: str = gates.REVIEW
     talks: bool = False
     edge: bool = False
     first: bool = True
@@ -66,45 +68,76 @@ class Door:
 
     def visit(self, config: RunnableConfig, given: object) -> Visit:
         """Begin one attempt of the node's task; `given` is the node's input."""
-        task = Task.of(config)
-        return Visit(self, Scope(self.meter, task, current_scope(), talks=self.talks), given)
+        return Visit(self, config, given)
 
 
 class Visit:
     """One attempt of a node's task, from the door's side."""
 
-    __slots__ = ("door", "given", "result", "scope")
+    __slots__ = ("_handler", "_scope", "_token", "config", "door", "given", "parent", "result")
 
-    def __init__(self, door: Door, scope: Scope, given: object) -> None:
+    def __init__(self, door: Door, config: RunnableConfig, given: object) -> None:
         """Begin an attempt."""
         self.door = door
-        self.scope = scope
+        self.config = config
         self.given = given
+        self.parent = current_scope()
+        self._scope: Scope | None = None
         self.result: Stop | None = None
+        self._handler: Handler | None = None
+        self._token: Token[RunnableConfig | None] | None = None
 
-    @contextmanager
-    def around(self) -> Iterator[bool]:
-        """Run the user's code inside; False says to leave it out, because the door itself decided.
+    @property
+    def scope(self) -> Scope:
+        """The attempt's scope, made when it is first needed: most tools and edges never spend anything."""
+        if self._scope is None:
+            with self.door.meter.lock:  # the user's code may call models in several threads
+                if self._scope is None:
+                    self._scope = Scope(
+                        self.door.meter, Task.of(self.config), self.parent, talks=self.door.talks
+                    )
+        return self._scope
 
-        Afterwards `result` is what the task returns instead of the code's output, if not None.
-        """
-        self.result = self._enter()
-        if self.result is not None:
-            yield False
-            return
-        token = var_child_runnable_config.set(self.scope.users_config) if self.scope.users_config is not None else None
+    def __enter__(self) -> bool:
+        """Let the user's code run inside; False says to leave it out, because the door itself decided."""
+        if not self._nothing_to_decide():
+            self.result = self._enter()
+            if self.result is not None:
+                return False
+            config = self.scope.users_config
+            self._token = None if config is None else var_child_runnable_config.set(config)
+        self._handler = Handler(self)
+        self._handler.begin()
+        return True
+
+    def _nothing_to_decide(self) -> bool:
+        """Whether the user's code may run as it is, with nothing to gate, to hear or to take over."""
+        door, meter = self.door, self.door.meter
+        if self.parent is not None or door.gated:
+            return False
+        if door.first:
+            return meter.unfolded.empty and Task.undisturbed(self.config)
+        before = meter.finished.get(Task.id_in(self.config))
+        return before is None or (before.users_config is None and not before.new_limits)
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> bool:
+        """Act on a refused call; `result` is then what the task returns instead of the code's output."""
+        if self._handler is None:
+            return False
         try:
-            with metered(self.scope):
-                yield True
-        except BudgetExceeded:
+            self._handler.end()
+            if self._scope is None:  # nothing was spent
+                return False
             # A refusal of another guard's budget is for the door of that guard.
-            if self.scope.refusal is None:
-                raise
-            self.result = self._act(self.scope.refusal)
+            refused = isinstance(error, BudgetExceeded) and self.scope.refusal is not None
+            if refused and self.scope.refusal is not None:
+                self.result = self._act(self.scope.refusal)
         finally:
-            if token is not None:
-                var_child_runnable_config.reset(token)
-        self.scope.meter.finish(self.scope)
+            if self._token is not None:
+                var_child_runnable_config.reset(self._token)
+        if error is None or refused:
+            self.scope.meter.finish(self.scope)
+        return refused
 
     def output(self, value: object) -> object:
         """The task's output: the code's own, or a stop, decided here or by this guard in a graph inside."""
@@ -113,7 +146,7 @@ class Visit:
                 # The node's own writer ran before its edges, so nothing else would write this update.
                 self.scope.task.send(list(self.result.update.items()))
             return self.result
-        trip = self.scope.stopped
+        trip = self._scope.stopped if self._scope is not None else None
         if trip is None:
             return value
         update = value if isinstance(value, dict) else {}
@@ -126,33 +159,43 @@ class Visit:
 
     def patched(self, kwargs: dict[str, object]) -> dict[str, object]:
         """Keyword arguments for the user's code, with the config that is meant for it."""
-        return (
-            {**kwargs, "config": self.scope.users_config}
-            if self.scope.users_config is not None and "config" in kwargs
-            else kwargs
-        )
+        config = self._scope.users_config if self._scope is not None else None
+        return {**kwargs, "config": config} if config is not None and "config" in kwargs else kwargs
 
     def _enter(self) -> Stop | None:
-        scope, task = self.scope, self.scope.task
         if not self.door.first:
-            before = scope.meter.finished.get(task.id)
-            if before is not None:
-                scope.users_config = before.users_config
-                for key, limits in before.new_limits.items():
-                    scope.raise_limits(key, limits)
+            self._follow()
             return None
-        asked = task.question()
-        if asked is not None:
-            stop = self._hear(asked)
-            if stop is not None:
-                return stop
-        for question in task.beside():
+        scope, task = self.scope, self.scope.task
+        if Task.undisturbed(self.config):
+            return None if task.has_answers(()) else self._gate()
+        asked, beside = task.question(), task.beside()
+        if asked is not None and (stop := self._hear(asked)) is not None:
+            return stop
+        for raised in task.raised_beside():
+            for key in raised.keys() & scope.meter.budgets.keys():
+                scope.raise_limits(key, limits_from_state(raised[key]))
+        for question in beside:
             if self._hear_beside(question) and asked is None:
                 return self._end(replace(self._trip(question), answer="stopped"))
-        waiting = task.answers_waiting and not task.beside()
-        if asked is None and self.door.gated and task.routable and not waiting and (breach := scope.breach()):
+        if scope.users_config is None:
+            scope.users_config = task.without_ours()
+        return None if asked is not None or task.has_answers(beside) else self._gate()
+
+    def _gate(self) -> Stop | None:
+        """The decision before the node's code runs, if it is made here."""
+        scope = self.scope
+        if self.door.gated and scope.task.routable and (breach := scope.breach()):
             return self._act(scope.tripped(breach, node=self.door.node))
         return None
+
+    def _follow(self) -> None:
+        """Go on with what the first door of the task was told."""
+        before = self.scope.meter.finished.get(self.scope.task.id)
+        if before is not None:
+            self.scope.users_config = before.users_config
+            for key, limits in before.new_limits.items():
+                self.scope.raise_limits(key, limits)
 
     @staticmethod
     def _trip(question: Question) -> Trip:
@@ -168,10 +211,10 @@ class Visit:
         if question.asked is not None:
             trip = self._trip(question)
             if question.fresh is None:
-                scope.task.ask(gates.question(trip))
+                scope.task.ask(gates.question(trip), question.kept)
             answer = gates.read_answer(question.fresh, trip)
             if answer.error is not None:
-                scope.task.ask(gates.question(trip, error=answer.error))
+                scope.task.ask(gates.question(trip, error=answer.error), question.kept)
             if answer.limit is None:
                 return self._end(replace(trip, answer="stopped"))
             raised_now = {trip.metric: answer.limit}
@@ -184,7 +227,7 @@ class Visit:
     def _hear_beside(self, question: Question) -> bool:
         """Take over what was answered to a task beside this one; True says to stop."""
         trip = self._trip(question)
-        if question.fresh is None or trip.budget not in self.scope.meter.keys:
+        if question.fresh is None or trip.budget not in self.scope.meter.budgets:
             return False
         answer = gates.read_answer(question.fresh, trip)
         if answer.limit is not None:
@@ -199,18 +242,24 @@ class Visit:
         outermost = scope.parent is None or scope.parent.meter is not scope.meter
         if settings.to is not None and settings.to != self.door.node and outermost:
             return self._stop(trip, goto=[settings.to])
-        if settings.on_trip == "end" or settings.to is not None or gates.stopped_before(scope):
+        if gates.stopped_before(scope):
+            return self._end(replace(trip, answer="stopped"))  # so that the next one hears it too
+        if settings.on_trip == "end" or settings.to is not None:
             return self._end(trip)
         gates.may_ask(scope, trip)
-        if self.door.gate is not None and not scope.task.pushed and not scope.field.get("parallel"):
-            return self._stop(replace(trip, waiting=(self.door.gate,)), goto=[gates.REVIEW])
-        asked_beside = any(
-            (t := self._trip(q)).budget == trip.budget and t.limit == trip.limit for q in scope.task.beside()
-        )
-        if asked_beside or not scope.meter.asks(scope.task, trip):
-            scope.task.pause()  # one question a superstep; this task hears its answer too
-        scope.task.ask(gates.question(trip))
+        alone = not scope.task.pushed and not scope.field.get("parallel") and not scope.task.accompanied
+        # Not from an edge: the node has written by then, and would write again after the gate.
+        if self.door.gate is not None and alone and not self.door.edge and not scope.task.answered:
+            return self._stop(replace(trip, waiting=(self.door.gate,)), goto=[self.door.review])
+        # One question a superstep: who trips later leaves it to that one, and hears its answer too.
+        again = (q.interrupt for q in scope.task.beside() if self._is_asked_again(q))
+        scope.task.ask(gates.question(trip), instead=next(again, None) or scope.meter.asked_first)
         raise GraphBubbleUp  # never reached: ask() always raises
+
+    def _is_asked_again(self, question: Question) -> bool:
+        """Whether a task beside this one waits for an answer, or got one that can't be used."""
+        trip = self._trip(question)
+        return question.fresh is None or gates.read_answer(question.fresh, trip).error is not None
 
     def _end(self, trip: Trip) -> Stop:
         self.scope.stop_outer(trip)

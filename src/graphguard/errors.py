@@ -5,6 +5,7 @@ GraphguardError
 ├── BudgetExceeded      also RuntimeError and GraphBubbleUp: no budget has room for the call
 ├── HoldMismatch        also ValueError: one hold id was used for two different calls
 ├── InvalidBudget       also ValueError: a budget that can't be kept, found when it is made
+├── LedgerUnavailable   also OSError: a ledger's file or server can't answer
 ├── NoCheckpointer      also RuntimeError and GraphBubbleUp: a question to a person that nobody could answer
 ├── NoModelNodes        also ValueError: nothing to guard was found in the graph
 ├── NotGuardable        also TypeError: the thing given to guard() is not a graph it can change
@@ -33,6 +34,7 @@ __all__ = [
     "GraphguardError",
     "HoldMismatch",
     "InvalidBudget",
+    "LedgerUnavailable",
     "NoCheckpointer",
     "NoModelNodes",
     "NotGuardable",
@@ -99,6 +101,27 @@ class InvalidBudget(GraphguardError, ValueError):
     def __reduce__(self) -> tuple[type[InvalidBudget], tuple[str]]:
         """Rebuild from the problem."""
         return type(self), (self.problem,)
+
+
+class LedgerUnavailable(GraphguardError, OSError):
+    """A ledger's file or server can't answer, so nobody knows what may still be spent.
+
+    Nothing is lost by it: what was held stays held, and is charged when its lease ends.
+
+    Attributes:
+        ledger: The file or the server.
+        problem: What is wrong, and what to do.
+    """
+
+    def __init__(self, ledger: str, problem: str) -> None:
+        """Name the ledger and its problem."""
+        super().__init__(f"ledger {ledger!r} can't be used: {problem}")
+        self.ledger = ledger
+        self.problem = problem
+
+    def __reduce__(self) -> tuple[type[LedgerUnavailable], tuple[str, str]]:
+        """Rebuild from both."""
+        return type(self), (self.ledger, self.problem)
 
 
 class NoCheckpointer(GraphguardError, GraphBubbleUp, RuntimeError):

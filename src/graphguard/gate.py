@@ -18,7 +18,7 @@ from langgraph.types import Command, interrupt
 
 from graphguard.budget import amount_text, progress_text
 from graphguard.errors import BudgetExceeded, NoCheckpointer
-from graphguard.scope import limits_to_state
+from graphguard.scope import limits_to_state, new_id
 from graphguard.spend import NANO, usd_text
 from graphguard.trip import Trip
 
@@ -50,13 +50,14 @@ class Answer:
     error: str | None = None
 
 
-def at_gate(scope: Scope, node: str, gate: str) -> Command[str]:
+def at_gate(scope: Scope, node: str, gate: str, review: str = REVIEW) -> Command[str]:
     """Where a gate node leads: to its model node while there is room, else where `on_trip` says.
 
     Args:
         scope: The gate task's scope.
         node: The model node behind the gate.
         gate: The gate node's own name.
+        review: Name of the node that asks.
 
     Raises:
         BudgetExceeded: A budget tripped and `on_trip="raise"`.
@@ -69,11 +70,13 @@ def at_gate(scope: Scope, node: str, gate: str) -> Command[str]:
     trip = replace(scope.tripped(breach, node=node), waiting=(gate,))
     if settings.to is not None and scope.parent is None:
         return Command(goto=settings.to, update={"trip": trip.to_state()})
-    if settings.on_trip == "end" or settings.to is not None or stopped_before(scope):
+    stopped = stopped_before(scope)
+    if settings.on_trip == "end" or settings.to is not None or stopped:
+        trip = replace(trip, answer="stopped") if stopped else trip  # so that the next one hears it too
         scope.stop_outer(trip)
         return Command(update={"trip": trip.to_state(), **closing(scope, trip)})
     may_ask(scope, trip)
-    return Command(goto=REVIEW, update={"trip": trip.to_state()})
+    return Command(goto=review, update={"trip": trip.to_state()})
 
 
 def may_ask(scope: Scope, trip: Trip) -> None:
@@ -250,9 +253,12 @@ def closing(scope: Scope, trip: Trip) -> dict[str, object]:
     messages = history if isinstance(history, list) else []
     if not all(isinstance(message, BaseMessage) for message in messages):
         return {}
+    # Ids of the superstep: lines that trip beside each other then close the conversation once.
+    place = f"budget-{trip.at or new_id()}"
     added: list[BaseMessage] = [
         ToolMessage(
             f"Not run: {trip.reason}.",
+            id=f"{place}-{call_id}",
             tool_call_id=call_id,
             name=name,
             status="error",
@@ -261,7 +267,7 @@ def closing(scope: Scope, trip: Trip) -> dict[str, object]:
         for call_id, name in _open_tool_calls(messages)
     ]
     text = f"I stopped here: {trip.reason}."
-    return {"messages": [*added, AIMessage(text, additional_kwargs={CLOSING: trip.to_state()})]}
+    return {"messages": [*added, AIMessage(text, id=place, additional_kwargs={CLOSING: trip.to_state()})]}
 
 
 def _open_tool_calls(messages: Sequence[BaseMessage]) -> list[tuple[str, str]]:

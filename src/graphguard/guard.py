@@ -21,11 +21,12 @@ from langchain_core.runnables.config import run_in_executor, var_child_runnable_
 from langgraph._internal import _constants as keys
 from langgraph._internal._runnable import RunnableCallable, RunnableSeq
 from langgraph.channels import BinaryOperatorAggregate, EphemeralValue, LastValueAfterFinish
+from langgraph.channels.binop import _get_overwrite
 from langgraph.constants import END, START
 from langgraph.graph.state import CompiledStateGraph, StateGraph
 from langgraph.pregel._read import DEFAULT_BOUND, PregelNode
 from langgraph.pregel._write import ChannelWrite, ChannelWriteEntry, ChannelWriteTupleEntry
-from langgraph.types import Command, Send
+from langgraph.types import Command, Overwrite, Send
 
 from graphguard import gate as gates
 from graphguard.choices import FIELDS, caps_of, check, joined, make_settings, plan
@@ -51,6 +52,7 @@ __all__ = ["guard", "model_nodes"]
 
 _BRANCH: Final = "branch:to:"
 _JOIN: Final = "join:"
+_REDUCERS: Final = dict(zip(FIELDS, (add_spend, merge_trip), strict=True))
 AnyRunnable: TypeAlias = "Runnable[Any, Any]"
 _G = TypeVar("_G", bound="AnyBuilder | AnyGraph")
 
@@ -188,6 +190,7 @@ def _rebuilt(compiled: AnyGraph, meter: Meter, builder: AnyBuilder, *, inside: b
     planned = plan(compiled.builder, bounds, named, breakpoints=breakpoints, cached=cached, inside_of=model_nodes)
     gated = [name for name, node in planned.items() if name in bounds and node.gate in ("node", "inline")]
     gate_of = {name: _free_name(f"{name}.budget", compiled) for name in gated if planned[name].gate == "node"}
+    review = _free_name(gates.REVIEW, compiled)
     ways = _Ways(gate_of, Shape(compiled.builder), always=settings.gate == "node")
     talks = _talks(compiled)
 
@@ -200,10 +203,11 @@ def _rebuilt(compiled: AnyGraph, meter: Meter, builder: AnyBuilder, *, inside: b
             new.nodes[name] = _start(node, ways)
             continue
         gate = gate_of.get(name)
-        door = Door(meter=meter, node=name, gated=name in gated and name != settings.to, gate=gate, talks=talks)
+        inline = name in gated and name != settings.to
+        door = Door(meter=meter, node=name, gated=inline, gate=gate, review=review, talks=talks)
         new.nodes[name] = _doored(node, door, ways, once=name in cached)
-    _add_gates(new, meter, gate_of, talks=talks)
-    for field, reducer in zip(FIELDS, (add_spend, merge_trip), strict=True):
+    _add_gates(new, meter, gate_of, review, talks=talks)
+    for field, reducer in _REDUCERS.items():
         channel = BinaryOperatorAggregate(dict, reducer)
         channel.key = field
         new.channels[field] = channel
@@ -303,7 +307,8 @@ class _Ways:
             return False
         writes = task.writes
         parallel = not self.always and bool(task.read("spend").get("parallel"))
-        begins = not self.always and not parallel and self.forks(list(writes))
+        # A client's Command may have begun several lines, without any task that could have said so.
+        begins = not self.always and not parallel and (self.forks(list(writes)) or task.accompanied)
         names = self.node_of if parallel or begins else self.gate_of
         if any(channel in names for channel, _ in writes):
             led = [(names.get(channel, channel), value) for channel, value in writes]
@@ -333,13 +338,13 @@ class _Finish(RunnableCallable):
             _keep_only(task, value)
         begins = self.ways.lead(task) if self.ways is not None else False
         if self.meter is not None:
+            own = _users_own(value)  # first: it may raise, and what the task spent must not be taken then
             scope = self.meter.finished.pop(task.id, None)
             told = _told(scope, once=self.once)
             if begins:
                 told["spend"] = {**told.get("spend", {}), "parallel": True}
-            told |= _users_own(value, told)
-            if told:
-                task.send(list(told.items()))
+            if writes := _together(told, own):
+                task.send(writes)
         return value
 
     async def _afinish(self, value: object, config: RunnableConfig) -> object:
@@ -356,14 +361,33 @@ def _told(scope: Scope | None, *, once: bool) -> dict[str, dict[str, object]]:
     return told
 
 
-def _users_own(value: object, told: Mapping[str, object]) -> dict[str, dict[str, object]]:
+def _users_own(value: object) -> list[tuple[str, object]]:
     """What the user's own code wrote to graphguard's fields: compiled writers only know the user's fields."""
-    found: dict[str, dict[str, object]] = {}
+    found: list[tuple[str, object]] = []
     for part in value if isinstance(value, (list, tuple)) else (value,):
         update = part.update if isinstance(part, Command) and part.graph is None else part
         if isinstance(update, Mapping):
-            found |= {field: update[field] for field in FIELDS if field in update and field not in told}
+            found += [(field, _checked(field, update[field])) for field in FIELDS if field in update]
     return found
+
+
+def _checked(field: str, value: object) -> object:
+    """The value, if its reducer can read it: raised at the end of a superstep, an error would stay in the thread."""
+    overwrites, content = _get_overwrite(value)
+    _REDUCERS[field]({}, cast("dict[str, object]", content if overwrites else value))
+    return value
+
+
+def _together(told: dict[str, dict[str, object]], own: list[tuple[str, object]]) -> list[tuple[str, object]]:
+    """What a task tells and what its code wrote itself: a trip before theirs, an amount on top of theirs."""
+    writes: list[tuple[str, object]] = []
+    for field, value in own:
+        overwrites, content = _get_overwrite(value)
+        if field in told and overwrites and field == "spend":
+            writes.append((field, Overwrite(add_spend(content, told.pop(field)))))
+        elif field not in told or field == "spend":
+            writes.append((field, value))
+    return [*told.items(), *writes]
 
 
 def _keep_only(task: Task, stop: Stop) -> None:
@@ -383,18 +407,20 @@ class _StartWrite(ChannelWrite):
 
     def _write(self, input: object, config: RunnableConfig) -> None:  # noqa: A002 - LangGraph's signature
         super()._write(input, config)
-        self._begin(config)
+        self._begin(input, config)
         return cast("None", input)
 
     async def _awrite(self, input: object, config: RunnableConfig) -> None:  # noqa: A002 - LangGraph's signature
         await super()._awrite(input, config)
-        self._begin(config)
+        self._begin(input, config)
         return cast("None", input)
 
-    def _begin(self, config: RunnableConfig) -> None:
+    def _begin(self, given: object, config: RunnableConfig) -> None:
         task = Task.of(config)
-        if task.is_run:  # drawing a graph runs its writers too
+        if task.is_run:
             _begin_run(task, self.ways)
+        elif by_hand := _users_own(given):  # drawing a graph runs its writers too, without any input
+            task.send(by_hand)
 
 
 def _begin_run(task: Task, ways: _Ways) -> None:
@@ -502,7 +528,15 @@ def _enclosed(bound: AnyRunnable, door: Door) -> AnyRunnable:
         first, *rest = bound.steps
         steps = [_enclosed(first, door), *(_enclosed(step, door.inner()) for step in rest)]
         return type(bound)(*steps, name=bound.name)
-    func, afunc = _around(bound.invoke, bound.ainvoke, door)
+
+    # Not bound.invoke itself: LangGraph warns about how LangChain annotates its config.
+    def invoke(given: object, config: RunnableConfig) -> object:
+        return bound.invoke(given, config)
+
+    async def ainvoke(given: object, config: RunnableConfig) -> object:
+        return await bound.ainvoke(given, config)
+
+    func, afunc = _around(invoke, ainvoke, door)
     return RunnableCallable(func, afunc, name=bound.get_name(), trace=False, recurse=False)
 
 
@@ -534,7 +568,7 @@ def _call_around(func: Callable[..., Any], door: Door) -> Callable[..., Any]:
         if isinstance(visit, Stop):
             return visit
         value = None
-        with visit.around() as inside:
+        with visit as inside:
             if inside:
                 value = func(*args, **visit.patched(kwargs))
         return visit.output(value)
@@ -548,7 +582,7 @@ def _acall_around(afunc: Callable[..., Any], door: Door) -> Callable[..., Any]:
         if isinstance(visit, Stop):
             return visit
         value = None
-        with visit.around() as inside:
+        with visit as inside:
             if inside:
                 value = await afunc(*args, **visit.patched(kwargs))
         return visit.output(value)
@@ -582,7 +616,7 @@ def _scoped_graph(graph: AnyGraph, door: Door) -> AnyGraph:
 # Gate nodes
 
 
-def _add_gates(new: AnyGraph, meter: Meter, gate_of: Mapping[str, str], *, talks: bool) -> None:
+def _add_gates(new: AnyGraph, meter: Meter, gate_of: Mapping[str, str], review: str, *, talks: bool) -> None:
     """Put a gate node before each node in `gate_of`, and one review node behind all gates that ask."""
     if not gate_of:
         return
@@ -596,14 +630,14 @@ def _add_gates(new: AnyGraph, meter: Meter, gate_of: Mapping[str, str], *, talks
         joins = [trigger for trigger in node.triggers if not trigger.startswith(_BRANCH)]
         if joins:
             new.nodes[name] = node.copy({"triggers": [t for t in node.triggers if t not in joins]})
-        ends = [name, *([gates.REVIEW] if asks else []), *([settings.to] if settings.to else []), END]
-        decide = functools.partial(gates.at_gate, node=name, gate=gate)
+        ends = [name, *([review] if asks else []), *([settings.to] if settings.to else []), END]
+        decide = functools.partial(gates.at_gate, node=name, gate=gate, review=review)
         new.nodes[gate] = _own_node(gate, [channel, *joins], decide, meter, ends, talks=talks)
     if asks:
-        channel = f"{_BRANCH}{gates.REVIEW}"
+        channel = f"{_BRANCH}{review}"
         new.channels[channel] = EphemeralValue(object, guard=False)
         ends = [*gate_of.values(), END]
-        new.nodes[gates.REVIEW] = _own_node(gates.REVIEW, [channel], gates.at_review, meter, ends, talks=talks)
+        new.nodes[review] = _own_node(review, [channel], gates.at_review, meter, ends, talks=talks)
 
 
 def _own_node(

@@ -14,12 +14,15 @@ import sys
 from collections import deque
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, cast
+from decimal import Decimal
+from operator import attrgetter
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from langchain_core.callbacks import BaseCallbackHandler
 
 # The coroutine that awaits async handlers; a handler method must know whether it is called from there.
 from langchain_core.callbacks.manager import _ahandle_event_for_handler
+from langchain_core.messages import AIMessage
 from langchain_core.tracers.context import register_configure_hook
 from langgraph._internal import _constants as keys
 from langgraph.errors import GraphInterrupt
@@ -33,7 +36,7 @@ from graphguard.spend import Charge, Spend
 from graphguard.usage import Usage, input_bytes, output_cap, tools_bound
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
     from uuid import UUID
 
     from langchain_core.messages import BaseMessage
@@ -41,7 +44,7 @@ if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
     from langgraph._internal._scratchpad import PregelScratchpad
 
-__all__ = ["Task", "current_scope", "metered"]
+__all__ = ["Handler", "Question", "Task", "current_scope"]
 
 _PROMPTS: Final = 2_000
 _ANSWER_FRAME: Final = 16  # tokens that frame an answer when it is sent back
@@ -49,6 +52,7 @@ _ANSWER_FRAME: Final = 16  # tokens that frame an answer when it is sent back
 
 _MARK: Final = "__graphguard__"
 _LOOK, _TAKE = False, True  # LangGraph's null resume value is looked at, or taken
+_UNFINISHED: Final = frozenset({keys.INTERRUPT, keys.RESUME, keys.ERROR, keys.ERROR_SOURCE_NODE})
 _AS_IT_BEGAN = False  # channels are read without the task's own writes
 
 
@@ -61,12 +65,31 @@ class Question:
         limits: Limits raised by answers so far, in the state's form.
         users: Answers that belong to the node's own interrupts.
         fresh: The answer to what was asked; None when there is none yet.
+        kept: The task's resume values as they were when it asked.
+        interrupt: The interrupt that asks, if another task asked.
     """
 
     asked: dict[str, object] | None
     limits: dict[str, dict[str, object]]
     users: tuple[object, ...] = ()
     fresh: object = None
+    kept: tuple[object, ...] = ()
+    interrupt: Interrupt | None = None
+
+
+def _is_raised(asked: object, limits: Mapping[str, Mapping[str, object]]) -> bool:
+    """Whether the limit that a question was about has been raised since, both in the state's form."""
+    trip = cast("Mapping[str, object]", asked)
+    raised = limits.get(str(trip["budget"]), {}).get(str(trip["metric"]))
+    return raised is not None and Decimal(str(raised)) > Decimal(str(trip["limit"]))
+
+
+def _is_of_gate(interrupt: Interrupt) -> bool:
+    return isinstance(interrupt.value, dict) and "answers_before" in interrupt.value
+
+
+def _no_answer(consume: bool = False) -> None:  # noqa: ARG001, FBT001, FBT002 - LangGraph's signature
+    """Stand in for LangGraph's look at the answer without an address, where that is not for the node's code."""
 
 
 def _marked(users: Sequence[object], limits: object) -> list[object]:
@@ -76,7 +99,8 @@ def _marked(users: Sequence[object], limits: object) -> list[object]:
     return [*users[:-1], {_MARK: limits, "answer": users[-1]}]
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen, though nothing changes it: each model call makes five, and a frozen one takes three times as long.
+@dataclass(slots=True)
 class Task:
     """What LangGraph says of the task that is running, read from its config.
 
@@ -169,11 +193,54 @@ class Task:
         """Whether a graph runs the task, rather than somebody who called the node by hand."""
         return keys.CONFIG_KEY_SEND in self.config.get(keys.CONF, {})
 
-    @property
-    def answers_waiting(self) -> bool:
-        """Whether answers are there that belong to the interrupts of the node's own code."""
+    def has_answers(self, beside: Sequence[Question]) -> bool:
+        """Whether answers are there that belong to the interrupts of the node's own code.
+
+        Args:
+            beside: What was asked in other tasks; an answer without an address belongs to that.
+        """
         pad = self.config.get(keys.CONF, {}).get(keys.CONFIG_KEY_SCRATCHPAD)
-        return pad is not None and (bool(pad.resume) or pad.get_null_resume(_LOOK) is not None)
+        return pad is not None and (bool(pad.resume) or (not beside and pad.get_null_resume(_LOOK) is not None))
+
+    @property
+    def _call(self) -> object:
+        """LangGraph's function that runs this task, with what it is bound to."""
+        call: object = self.config[keys.CONF].get(keys.CONFIG_KEY_CALL)
+        for cell in getattr(call, "__closure__", None) or ():  # wrapped for nodes with a timeout
+            call = cell.cell_contents if getattr(cell.cell_contents, "args", None) else call
+        return call
+
+    @property
+    def superstep(self) -> object:
+        """What LangGraph makes anew for each attempt to run a superstep, and its tasks share; None if unknown."""
+        futures = getattr(self._call, "keywords", {}).get("futures")
+        return futures() if futures is not None else None
+
+    @property
+    def accompanied(self) -> bool:
+        """Whether another node's task runs in the same superstep."""
+        # What starts further tasks for a task is bound to the loop, which knows all tasks of its superstep.
+        loop = getattr(getattr(self._call, "keywords", {}).get("schedule_task"), "__self__", None)
+        tasks = list(getattr(loop, "tasks", {}).values())
+        # A function called as a task of its own has the path of its caller in its path.
+        return any(task.name != self.node and not isinstance(task.path[1], tuple) for task in tasks)
+
+    @property
+    def answered(self) -> bool:
+        """Whether anybody answered a question in this task before; asking from elsewhere would lose that."""
+        pad = self.config.get(keys.CONF, {}).get(keys.CONFIG_KEY_SCRATCHPAD)
+        return pad is not None and bool(pad.resume)
+
+    @classmethod
+    def undisturbed(cls, config: RunnableConfig) -> bool:
+        """Whether nothing was written in this superstep yet: then nobody asked or answered anything here."""
+        pad = config.get(keys.CONF, {}).get(keys.CONFIG_KEY_SCRATCHPAD)
+        return pad is None or not (pad.resume or cls._pending(pad))
+
+    @staticmethod
+    def id_in(config: RunnableConfig) -> str:
+        """The id alone of the task of a config."""
+        return str(config.get(keys.CONF, {}).get(keys.CONFIG_KEY_TASK_ID, ""))
 
     def question(self) -> Question | None:
         """What an inline gate asked in this task before, and its answer; None if it never asked.
@@ -185,13 +252,20 @@ class Task:
         pad = self.config.get(keys.CONF, {}).get(keys.CONFIG_KEY_SCRATCHPAD)
         if pad is None:
             return None
-        mine = [payload for task, _, payload in self._questions(pad) if task == self.id]
+        # A question of a graph inside this task is saved with this task too, but under an id of its own.
+        of_task = [asked for task, asked in self._questions(pad) if task == self.id]
+        mine = [asked.value for asked in of_task if asked.id == self._asking(None).id]
         resume, fresh = list(pad.resume), None
+        marks = [value[_MARK] for value in resume if isinstance(value, dict) and _MARK in value]
+        if mine and marks and _is_raised(mine[-1]["trip"], marks[-1]):
+            mine = []  # answered before, in an attempt that failed afterwards
         if mine:
             before = int(str(mine[-1]["answers_before"]))
-            fresh = resume[before] if len(resume) > before else pad.get_null_resume(_TAKE)
+            if len(resume) == before and (taken := pad.get_null_resume(_TAKE)) is not None:
+                pad.resume.append(taken)  # as LangGraph does, for the next attempt of the same task
+                resume.append(taken)
+            fresh = resume[before] if len(resume) > before else None
             resume = resume[:before]
-        marks = [value[_MARK] for value in resume if isinstance(value, dict) and _MARK in value]
         if not mine and not marks:
             return None
         users = [
@@ -200,57 +274,105 @@ class Task:
             if not (isinstance(value, dict) and _MARK in value and "answer" not in value)
         ]
         asked = cast("dict[str, object]", mine[-1]["trip"]) if mine else None
-        return Question(asked, marks[-1] if marks else {}, tuple(users), fresh)
+        return Question(asked, marks[-1] if marks else {}, tuple(users), fresh, tuple(resume))
 
     def beside(self) -> list[Question]:
-        """What inline gates asked in other tasks of this superstep, with the answers of this resume."""
+        """What inline gates asked in other tasks of this superstep, with the answers of this resume.
+
+        Only what waited for an answer: a question of a task that has finished since stays among the writes,
+        and this resume's value is not meant for it.
+        """
         pad = self.config.get(keys.CONF, {}).get(keys.CONFIG_KEY_SCRATCHPAD)
         if pad is None:
             return []
         found: list[Question] = []
         answers = self.config[keys.CONF].get(keys.CONFIG_KEY_RESUME_MAP) or {}
-        for task, interrupt_id, payload in self._questions(pad):
+        for task, asked in self._questions(pad):
             if task != self.id:
-                fresh = answers.get(interrupt_id, pad.get_null_resume(_LOOK))
-                found.append(Question(cast("dict[str, object]", payload["trip"]), {}, fresh=fresh))
+                fresh = answers.get(asked.id) if answers else pad.get_null_resume(_LOOK)
+                found.append(Question(asked.value["trip"], {}, fresh=fresh, interrupt=asked))
+        return found
+
+    def raised_beside(self) -> list[Mapping[str, Mapping[str, object]]]:
+        """Limits that people raised in this superstep, in the state's form, as the tasks beside know them."""
+        pad = self.config.get(keys.CONF, {}).get(keys.CONFIG_KEY_SCRATCHPAD)
+        found: list[Mapping[str, Mapping[str, object]]] = []
+        for task, channel, value in self._pending(pad) if pad is not None else ():
+            if task in (self.id, keys.NULL_TASK_ID):
+                continue
+            if channel == keys.RESUME and isinstance(value, list):
+                found += [answer[_MARK] for answer in value if isinstance(answer, dict) and _MARK in answer]
+            elif channel == "spend" and isinstance(value, dict):
+                found += [value[name] for name in ("limits", "run_limits") if name in value]
         return found
 
     @staticmethod
-    def _questions(pad: PregelScratchpad) -> list[tuple[str, str, Mapping[str, object]]]:
+    def _pending(pad: PregelScratchpad) -> list[tuple[str, str, object]]:
         # The scratchpad doesn't show the checkpoint's pending writes, but the function that looks for the
         # resume value there closes over them.
         look = pad.get_null_resume
-        cells = dict(zip(look.__code__.co_freevars, look.__closure__ or (), strict=False))
-        if "pending_writes" not in cells:
-            return []
+        for name, cell in zip(look.__code__.co_freevars, look.__closure__ or (), strict=False):
+            if name == "pending_writes":
+                return list(cell.cell_contents)
+        return []
+
+    @classmethod
+    def _questions(cls, pad: PregelScratchpad) -> list[tuple[str, Interrupt]]:
+        """Each question that inline gates asked and nobody has answered, with the id of the task that waits."""
+        pending = cls._pending(pad)
+        finished = {task for task, channel, _ in pending if channel not in _UNFINISHED}
         return [
-            (task, interrupt.id, interrupt.value)
-            for task, channel, value in cells["pending_writes"].cell_contents
-            if channel == keys.INTERRUPT
-            for interrupt in value
-            if isinstance(interrupt.value, dict) and "answers_before" in interrupt.value
+            (task, interrupt)
+            for task, channel, value in pending
+            if channel == keys.INTERRUPT and task not in finished
+            for interrupt in cast("Sequence[Interrupt]", value)
+            if _is_of_gate(interrupt)
         ]
 
-    def ask(self, payload: dict[str, object]) -> None:
-        """Interrupt the task with a question of the gate's own.
+    def ask(
+        self,
+        payload: dict[str, object],
+        kept: Sequence[object] | None = None,
+        *,
+        instead: Interrupt | Callable[[Task, Interrupt], Interrupt] | None = None,
+    ) -> None:
+        """Interrupt the task with a question of the gate's own, or leave the asking to a task beside it.
+
+        Args:
+            payload: The question.
+            kept: When asking again, the resume values as they were before the answer; None takes them as
+                they are now.
+            instead: The question of another task, if that one asks; or what finds out who asks.
 
         Raises:
             GraphInterrupt: Always.
         """
         told = [value for channel, value in self.writes if channel == keys.RESUME]
         pad = self.config[keys.CONF][keys.CONFIG_KEY_SCRATCHPAD]
-        values = cast("list[object]", told[-1]) if told else list(pad.resume)
-        self.send([(keys.RESUME, values)] if values and not told else [])
-        ns = self.config[keys.CONF][keys.CONFIG_KEY_CHECKPOINT_NS]
-        raise GraphInterrupt((Interrupt.from_ns({**payload, "answers_before": len(values)}, ns=ns),))
+        values = list(kept) if kept is not None else cast("list[object]", told[-1]) if told else list(pad.resume)
+        mine = self._asking({**payload, "answers_before": len(values)})
+        asked = instead(self, mine) if callable(instead) else instead or mine
+        self.writes.clear()  # an edge asks after its node wrote, and the node runs again
+        self.send([(keys.RESUME, values)] if values else [])
+        waiting = self._waiting(pad)
+        users = tuple(interrupt for interrupt in waiting if not _is_of_gate(interrupt))
+        if asked is not mine and not told and (users or not waiting):
+            # Left undone, to run again on resume; a question of the node's own that waits is shown again.
+            raise GraphInterrupt(users)
+        # With another's question, of one id, in place of its own: that one is answered, and must not wait.
+        raise GraphInterrupt((asked,))
 
-    def pause(self) -> None:
-        """Leave the task undone without a question of its own; it runs again when the run is resumed.
+    def _waiting(self, pad: PregelScratchpad) -> list[Interrupt]:
+        """What this task asked in an earlier attempt, the gate's questions included."""
+        return [
+            interrupt
+            for task, channel, value in self._pending(pad)
+            if task == self.id and channel == keys.INTERRUPT
+            for interrupt in cast("Sequence[Interrupt]", value)
+        ]
 
-        Raises:
-            GraphInterrupt: Always.
-        """
-        raise GraphInterrupt(())
+    def _asking(self, payload: object) -> Interrupt:
+        return Interrupt.from_ns(payload, ns=self.config[keys.CONF][keys.CONFIG_KEY_CHECKPOINT_NS])
 
     def with_answers(self, users: Sequence[object], limits: object) -> RunnableConfig:
         """A config in which the node's own interrupts see only the answers meant for them."""
@@ -262,15 +384,42 @@ class Task:
 
         sending([(keys.RESUME, list(users))])
         pad = replace(conf[keys.CONFIG_KEY_SCRATCHPAD], resume=list(users))
+        if self._is_plain_answer_ours():
+            pad = replace(pad, get_null_resume=_no_answer)
         changed = {**conf, keys.CONFIG_KEY_SCRATCHPAD: pad, keys.CONFIG_KEY_SEND: sending}
         return cast("RunnableConfig", {**self.config, keys.CONF: changed})
 
+    def without_ours(self) -> RunnableConfig | None:
+        """A config in which the node's own interrupts don't see the answer to a gate; None if this one will do."""
+        if not self._is_plain_answer_ours():
+            return None
+        conf = self.config[keys.CONF]
+        pad = replace(conf[keys.CONFIG_KEY_SCRATCHPAD], get_null_resume=_no_answer)
+        return cast("RunnableConfig", {**self.config, keys.CONF: {**conf, keys.CONFIG_KEY_SCRATCHPAD: pad}})
+
+    def _is_plain_answer_ours(self) -> bool:
+        """Whether an answer without an interrupt's id is for a gate of this superstep, in this task or beside it."""
+        pad = self.config.get(keys.CONF, {}).get(keys.CONFIG_KEY_SCRATCHPAD)
+        if pad is None or pad.get_null_resume(_LOOK) is None:
+            return False
+        if self.config[keys.CONF].get(keys.CONFIG_KEY_RESUME_MAP):
+            # Left over from an earlier resume: LangGraph would give it to whoever asks next.
+            return self._gates_asked(pad)
+        own = self._asking(None).id
+        # The question of a graph inside this task is answered in there.
+        return any(task != self.id or asked.id == own for task, asked in self._questions(pad))
+
+    def _gates_asked(self, pad: PregelScratchpad) -> bool:
+        """Whether any gate asked in this superstep, answered or not."""
+        return any(
+            (channel == keys.INTERRUPT and any(map(_is_of_gate, cast("Sequence[Interrupt]", value))))
+            or (channel == keys.RESUME and isinstance(value, list) and any(isinstance(v, dict) and _MARK in v for v in value))
+            for _, channel, value in self._pending(pad)
+        )
+
     def forget_cache(self) -> None:
         """Keep this task's result out of the node cache: a stop must not be replayed as an answer."""
-        call = self.config[keys.CONF].get(keys.CONFIG_KEY_CALL)
-        for cell in getattr(call, "__closure__", None) or ():  # wrapped for nodes with a timeout
-            call = cell.cell_contents if getattr(cell.cell_contents, "args", None) else call
-        args = getattr(call, "args", None)
+        args = getattr(self._call, "args", None)
         task = args[0]() if args else None
         if task is not None and getattr(task, "cache_key", None) is not None:
             object.__setattr__(task, "cache_key", None)
@@ -285,8 +434,14 @@ class _Open:
     prompt: tuple[int, ...]
     tools: int
     input_bound: int
+    caches_an_hour: bool = False
     streamed_bytes: int = 0
     streamed: Usage | None = None
+
+
+class _Scoped(Protocol):
+    @property
+    def scope(self) -> Scope: ...
 
 
 class _Either:
@@ -317,9 +472,9 @@ class Handler(BaseCallbackHandler):
     ignore_retry = True
     ignore_custom_event = True
 
-    def __init__(self, scope: Scope) -> None:
+    def __init__(self, visit: _Scoped) -> None:
         """Meter the calls of one task attempt."""
-        self.scope = scope
+        self._visit = visit
         self.open: dict[UUID, _Open] = {}
 
     def _start(
@@ -375,21 +530,29 @@ class Handler(BaseCallbackHandler):
         named = metadata.get("ls_model_name") or params.get("model") or params.get("model_name")
         model = str(named) if named else None
         provider = str(metadata["ls_provider"]) if metadata.get("ls_provider") else None
-        call = Call(id=new_id(), node=self.scope.task.node, model=model, provider=provider)
         claims = self.scope.claims(model=model)
-        prompt = _prompt(messages)
+        prompt = [message for part in messages for message in ([part] if isinstance(part, str) else part)]
+        marks = tuple(map(_fingerprint, prompt))
         tools = tools_bound(cast("Sequence[object]", params.get("tools") or params.get("functions") or ()))
-        bound = self._input_bound(model, prompt, tools)
-        opened = _Open(call, 0.0, tuple(fp for fp, _, _ in prompt), tools, bound)
+        bound = self._input_bound(model, prompt, marks, tools)
         if not claims and not self._policies:
-            return opened
+            call = Call(id=new_id(), node=self.scope.task.node, model=model, provider=provider)
+            return _Open(call, 0.0, marks, tools, bound, _caches_an_hour(prompt, params))
         cap = output_cap(metadata, params) or self.scope.meter.caps.get(model or "")
-        worst = Spend(nanousd=0, input_tokens=bound, output_tokens=cap or 0, calls=1)
-        if any("usd" in claim.limits for claim in claims) and model is not None:
-            worst = replace(worst, nanousd=self._worst_usd(call, worst))
-        opened.call = replace(call, worst=worst, capped=cap is not None and model is not None, claims=claims)
-        self._ask_policies(opened.call)
-        return opened
+        nanousd = 0
+        if model is not None and any("usd" in claim.limits for claim in claims):
+            nanousd = self._worst_usd(model, provider, bound, cap or 0)
+        call = Call(
+            id=new_id(),
+            node=self.scope.task.node,
+            model=model,
+            provider=provider,
+            worst=Spend(nanousd=nanousd, input_tokens=bound, output_tokens=cap or 0, calls=1),
+            capped=cap is not None and model is not None,
+            claims=claims,
+        )
+        self._ask_policies(call)
+        return _Open(call, 0.0, marks, tools, bound, _caches_an_hour(prompt, params))
 
     @property
     def _policies(self) -> bool:
@@ -402,29 +565,30 @@ class Handler(BaseCallbackHandler):
                 if breach := policy(spent, call):
                     raise BudgetExceeded(self.scope.refuse(replace(breach, kind="policy"), call, top))
 
-    def _worst_usd(self, call: Call, worst: Spend) -> int:
+    def _worst_usd(self, model: str, provider: str | None, input_tokens: int, output_tokens: int) -> int:
         prices = self.scope.meter.settings.prices
         try:
-            return prices.worst_case(
-                call.model, call.provider, input_tokens=worst.input_tokens, output_tokens=worst.output_tokens
-            )
+            return prices.worst_case(model, provider, input_tokens=input_tokens, output_tokens=output_tokens)
         except UnknownPrice:
-            claim = next(claim for claim in self.scope.claims(model=call.model) if "usd" in claim.limits)
+            call = Call(id=new_id(), node=self.scope.task.node, model=model, provider=provider)
+            claim = next(claim for claim in self.scope.claims(model=model) if "usd" in claim.limits)
             breach = Breach(budget=claim.budget, limit=claim.limits["usd"], kind="unpriced", note=_ADD_PRICE)
             raise BudgetExceeded(self.scope.refuse(breach, call)) from None
 
-    def _input_bound(self, model: str | None, prompt: Sequence[tuple[int, int, bool]], tools: int) -> int:
+    def _input_bound(
+        self, model: str | None, prompt: Sequence[BaseMessage | str], marks: tuple[int, ...], tools: int
+    ) -> int:
         """An upper bound of the prompt's tokens: what the last call said, plus the bytes added since."""
         known = self.scope.meter.prompts.get((self.scope.task.thread or self.scope.run, self.scope.nodes, model))
         if known is not None:
             fingerprints, told, old_tools = known
             count = len(fingerprints)
-            if tools == old_tools and tuple(fp for fp, _, _ in prompt[:count]) == fingerprints:
+            if tools == old_tools and marks[:count] == fingerprints:
                 added = prompt[count:]
-                if added and added[0][2]:  # the answer itself, whose tokens the last call told too
-                    return told + _ANSWER_FRAME + sum(size for _, size, _ in added[1:])
-                return told + sum(size for _, size, _ in added)
-        return tools + sum(size for _, size, _ in prompt)
+                if added and isinstance(added[0], AIMessage):  # the answer itself, whose tokens the last call told too
+                    return told + _ANSWER_FRAME + _bytes(added[1:])
+                return told + _bytes(added)
+        return tools + _bytes(prompt)
 
     def _remember(self, opened: _Open, usage: Usage) -> None:
         if usage.estimated or not usage.input_tokens:
@@ -463,6 +627,7 @@ class Handler(BaseCallbackHandler):
         if usage.cached_answer:
             self._ledger.release(opened.call.id)
             return
+        usage = _completed(usage, opened)
         self._remember(opened, usage)
         self._charge(opened, usage, model, provider)
 
@@ -476,8 +641,18 @@ class Handler(BaseCallbackHandler):
             return
         self._cut_off(opened)
 
-    def close(self) -> None:
-        """Charge what the task still holds: its calls will never report back."""
+    @property
+    def scope(self) -> Scope:
+        """The scope of the attempt, made when it is first asked for."""
+        return self._visit.scope
+
+    def begin(self) -> None:
+        """Meter every model call made from here on in this context."""
+        self._token = _active.set(self)
+
+    def end(self) -> None:
+        """Meter no more, and charge what the task still holds: its calls will never report back."""
+        _active.reset(self._token)
         for run_id in list(self.open):
             opened = self.open.pop(run_id, None)
             if opened is not None:
@@ -509,6 +684,7 @@ class Handler(BaseCallbackHandler):
             model=model or opened.call.model,
             provider=provider or opened.call.provider,
             waited=opened.waited,
+            **self.scope.place_of(opened.call),
         )
         self.scope.settle(opened.call, charge)
 
@@ -545,18 +721,6 @@ def current_scope() -> Scope | None:
     return handler.scope if handler else None
 
 
-@contextlib.contextmanager
-def metered(scope: Scope) -> Iterator[None]:
-    """Meter every model call made inside, and charge those that never report back."""
-    handler = Handler(scope)
-    token = _active.set(handler)
-    try:
-        yield
-    finally:
-        _active.reset(token)
-        handler.close()
-
-
 def _on_event_loop() -> bool:
     try:
         asyncio.get_running_loop()
@@ -565,19 +729,32 @@ def _on_event_loop() -> bool:
     return True
 
 
-def _prompt(messages: Sequence[Sequence[BaseMessage]] | Sequence[str]) -> list[tuple[int, int, bool]]:
-    """Per message: a fingerprint, an upper bound of its tokens, and whether a model wrote it."""
-    found: list[tuple[int, int, bool]] = []
-    for part in messages:
-        if isinstance(part, str):
-            found.append((hash(part), len(part.encode()), False))
-            continue
-        sizes = input_bytes(part)
-        for message, size in zip(part, sizes, strict=True):
-            content = message.content
-            text = content if isinstance(content, str) else repr(content)
-            found.append((hash((message.type, text, size)), size, message.type == "ai"))
-    return found
+_MESSAGE: Final = attrgetter("type", "content", "name", "additional_kwargs")
+_CALLS: Final = attrgetter("tool_calls", "invalid_tool_calls")
+_TOLD_BY_MODELS: Final = frozenset({"ai", "AIMessageChunk"})
+
+
+def _fingerprint(message: BaseMessage | str) -> int:
+    """What tells a message of a prompt from another; each call asks for those of the whole conversation."""
+    if isinstance(message, str):
+        return hash(message)
+    kind, content, name, extra = _MESSAGE(message)
+    rest: object = None
+    # By name: isinstance() takes longer than all the rest here, as messages have an abstract base class.
+    if kind in _TOLD_BY_MODELS:
+        calls, wrong = _CALLS(message)
+        if calls or wrong:
+            rest = repr(([(call["id"], call["name"], call["args"]) for call in calls], wrong))
+    elif kind == "tool":
+        rest = getattr(message, "tool_call_id", None)
+    text = content if isinstance(content, str) else repr(content)
+    return hash((kind, text, name, rest, repr(extra) if extra else None))
+
+
+def _bytes(prompt: Sequence[BaseMessage | str]) -> int:
+    """An upper bound of the tokens of some messages."""
+    texts = sum(len(part.encode()) for part in prompt if isinstance(part, str))
+    return texts + sum(input_bytes([part for part in prompt if not isinstance(part, str)]))
 
 
 def _answer(response: LLMResult) -> tuple[Usage | None, str | None, str | None]:
@@ -601,6 +778,28 @@ def _answer(response: LLMResult) -> tuple[Usage | None, str | None, str | None]:
         best = Usage.from_response({"usage": counts}) if isinstance(counts, dict) and counts else None
         model = model or output.get("model_name") or output.get("model")
     return best, str(model) if model else None, str(provider) if provider else None
+
+
+def _completed(usage: Usage, opened: _Open) -> Usage:
+    """The usage with what LangChain drops of Anthropic's streams, filled in from the request."""
+    if usage.output_tokens and not usage.input_tokens and usage.reported_nanousd is None:
+        # Input is counted in the stream's first event, and lost when the last one doesn't repeat it.
+        usage = replace(usage, input_tokens=opened.input_bound, estimated=True)
+    split = usage.cache_write_5m_tokens + usage.cache_write_1h_tokens
+    if opened.caches_an_hour and usage.cache_write_tokens > split:
+        # The stream's usage doesn't say for how long; the request asked for the dearer hour.
+        usage = replace(usage, cache_write_1h_tokens=usage.cache_write_tokens - usage.cache_write_5m_tokens)
+    return usage
+
+
+def _caches_an_hour(prompt: Sequence[BaseMessage | str], params: Mapping[str, object]) -> bool:
+    """Whether the request asks Anthropic to cache anything for an hour."""
+    blocks: list[object] = [params, *cast("Sequence[object]", params.get("tools") or ())]
+    for message in prompt:
+        if not isinstance(message, str) and isinstance(message.content, list):
+            blocks += message.content
+    asked = (block.get("cache_control") for block in blocks if isinstance(block, dict))
+    return any(isinstance(control, dict) and control.get("ttl") == "1h" for control in asked)
 
 
 def _output_bytes(response: LLMResult) -> int:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from langgraph.channels import BinaryOperatorAggregate, LastValue
 from langgraph.constants import END, START
 
+from graphguard.discovery import mentions
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -57,6 +59,7 @@ class Shape:
         self.ways: defaultdict[str, int] = defaultdict(int)
         self.next: defaultdict[str, set[str]] = defaultdict(set)
         self.joined: set[str] = set()
+        self._converging: dict[str, bool] = {}
         names = {*builder.nodes, END}
         for start, end in builder.edges:
             self.ways[start] += 1
@@ -89,7 +92,12 @@ class Shape:
 
     def converges(self, name: str) -> bool:
         """Whether all that leaves the node leads to one place, however many of its tasks run at once."""
-        return len(self.next[name] - {END}) <= 1
+        if name not in self._converging:
+            spec = self.builder.nodes.get(name)
+            # What a node's code does not mention it will hardly return; a declared Command is among the ways already.
+            elsewhere = spec is not None and not spec.ends and mentions(spec.runnable, "Command")
+            self._converging[name] = len(self.next[name] - {END}) <= 1 and not elsewhere
+        return self._converging[name]
 
     def whole_graph_reason(self, *, breakpoints: bool) -> str | None:
         """Why no gate of this graph may be a node; None if it may."""

@@ -10,18 +10,18 @@ import re
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import ROUND_CEILING, Decimal, InvalidOperation
+from functools import cached_property, lru_cache
 from itertools import product
 from typing import TYPE_CHECKING, TypeAlias
 
 from graphguard.errors import UnknownPrice
+from graphguard.usage import Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from genai_prices.data_snapshot import DataSnapshot
     from genai_prices.types import ModelInfo, ModelPrice, TieredPrices
-
-    from graphguard.usage import Usage
 
 __all__ = ["DEFAULT_PRICES", "Money", "PriceBook"]
 
@@ -185,7 +185,9 @@ class PriceBook:
         usd = own.usd(usage) if own else _LIST.usd(usage, name, provider, at)
         if usd is None:
             raise UnknownPrice(model or "")
-        return usd + sum((self._usd(part, other, provider, at) for other, part in usage.also), Decimal(0))
+        for other, part in usage.also:
+            usd += self._usd(part, other, provider, at)
+        return usd
 
     def _resolved(self, model: str | None, provider: str | None) -> tuple[str, str | None]:
         """Follow aliases, each once, so that a circle of them ends."""
@@ -218,14 +220,18 @@ class _Ceiling:
 
     def usd(self, input_tokens: int, output_tokens: int) -> Decimal | None:
         """The most that so many tokens can cost; None where some of them have no price."""
-        in_rate, out_rate = (
-            next((rate for start, rate in reversed(steps) if input_tokens > start), Decimal(0))
-            for steps in (self.input, self.output)
-        )
+        in_rate, out_rate = _step(self.input, input_tokens), _step(self.output, input_tokens)
         # A list price of zero says that nobody found the price out, or that it is free for some only.
         if (input_tokens and not in_rate) or (output_tokens and not out_rate):
             return None
         return input_tokens * in_rate + output_tokens * out_rate + self.call
+
+
+def _step(steps: tuple[tuple[int, Decimal], ...], input_tokens: int) -> Decimal:
+    for start, rate in reversed(steps):
+        if input_tokens > start:
+            return rate
+    return Decimal(0)
 
 
 class _List:
@@ -239,9 +245,7 @@ class _List:
         self._plain: dict[int, tuple[ModelPrice, _PlainRates | None]] = {}
 
     def model(self, name: str, provider: str | None) -> ModelInfo | None:
-        from genai_prices.data_snapshot import get_snapshot  # noqa: PLC0415 - loading it takes 300 ms
-
-        snapshot = get_snapshot()
+        snapshot = self._get_snapshot()
         if snapshot is not self._snapshot or len(self._models) + len(self._ceilings) > _REMEMBERED:
             self._snapshot, self._models, self._ceilings, self._plain = snapshot, {}, {}, {}
         models, key = self._models, (name, provider)
@@ -249,15 +253,25 @@ class _List:
             models[key] = next(filter(None, (_found(snapshot, *way) for way in _ways(name, provider))), None)
         return models[key]
 
+    @cached_property
+    def _get_snapshot(self) -> Callable[[], DataSnapshot]:
+        from genai_prices.data_snapshot import get_snapshot  # noqa: PLC0415 - loading it takes 300 ms
+
+        return get_snapshot
+
     def ceiling(self, name: str, provider: str | None, at: datetime) -> _Ceiling | None:
-        model = self.model(name, provider)
-        ceilings, key = self._ceilings, (name, provider, (at.astimezone(UTC) if at.tzinfo else at).date())
+        return self._ceiling(self.model(name, provider), name, provider, at)
+
+    def _ceiling(self, model: ModelInfo | None, name: str, provider: str | None, at: datetime) -> _Ceiling | None:
+        utc = at if at.tzinfo is UTC or at.tzinfo is None else at.astimezone(UTC)
+        ceilings, key = self._ceilings, (name, provider, utc.date())
         if key not in ceilings:
             ceilings[key] = _ceiling(list(_prices_from(model, key[2]))) if model else None
         return ceilings[key]
 
     def usd(self, usage: Usage, name: str, provider: str | None, at: datetime) -> Decimal | None:
-        model, ceiling = self.model(name, provider), self.ceiling(name, provider, at)
+        model = self.model(name, provider)
+        ceiling = self._ceiling(model, name, provider, at)
         if model is None or ceiling is None or ceiling.usd(usage.input_tokens, usage.output_tokens) is None:
             return None
         try:
@@ -318,21 +332,19 @@ def _plain_rates(prices: ModelPrice) -> _PlainRates | None:
     """
     from genai_prices.types import TieredPrices  # noqa: PLC0415 - loading it takes 300 ms
 
-    from graphguard.usage import Usage  # noqa: PLC0415 - at the top it is for type checkers only
-
     if any(isinstance(value, TieredPrices) for value in prices.__dict__.values()):
         return None
 
-    def rate(**counts: int) -> Decimal:
-        return (_listed_usd(prices, Usage(**counts)) - call) / _MEGA
+    def rate(usage: Usage) -> Decimal:
+        return (_listed_usd(prices, usage) - call) / _MEGA
 
     try:
         call = _listed_usd(prices, Usage())
         return _PlainRates(
-            input=rate(input_tokens=_MEGA),
-            cache_read=rate(input_tokens=_MEGA, cache_read_tokens=_MEGA),
-            output=rate(output_tokens=_MEGA),
-            reasoning=rate(output_tokens=_MEGA, reasoning_tokens=_MEGA),
+            input=rate(Usage(input_tokens=_MEGA)),
+            cache_read=rate(Usage(input_tokens=_MEGA, cache_read_tokens=_MEGA)),
+            output=rate(Usage(output_tokens=_MEGA)),
+            reasoning=rate(Usage(output_tokens=_MEGA, reasoning_tokens=_MEGA)),
             call=call,
         )
     except ValueError:
@@ -445,10 +457,12 @@ def _found(snapshot: DataSnapshot, name: str, provider: str | None) -> ModelInfo
         return None
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def _plain_name(model: str) -> str:
     return model.strip().lower().removeprefix("models/")
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def _plain_provider(provider: str | None) -> str | None:
     """Give genai-prices' name for a provider where it would take LangChain's for another one."""
     if not provider:
@@ -478,7 +492,7 @@ def _money(amount: Money, name: str) -> Decimal:
         usd = Decimal(str(amount))
     except InvalidOperation:
         usd = Decimal("NaN")
-    if isinstance(amount, bool) or not usd.is_finite() or usd < 0:
+    if not usd.is_finite() or usd < 0:
         raise ValueError(f"{name}={amount!r} is no price; give USD as a finite number of zero or more, like '0.25'")
     return usd
 

@@ -7,13 +7,15 @@ each attempt of a graph task; scopes nest as graphs do, and a model call counts 
 from __future__ import annotations
 
 import logging
+import secrets
 import threading
-import uuid
+import weakref
 from collections import OrderedDict, defaultdict
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 from graphguard.budget import Breach, Budget, Call, Claim, progress_text
+from graphguard.spend import ZERO as _ZERO
 from graphguard.spend import Charge, Spend, usd_text
 from graphguard.trip import Trip
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from langchain_core.runnables import RunnableConfig
+    from langgraph.types import Interrupt
 
     from graphguard.budget import Policy
     from graphguard.ledger.protocol import Ledger, Refusal
@@ -30,8 +33,9 @@ if TYPE_CHECKING:
 __all__ = ["Meter", "Scope", "Settings", "Unfolded", "limits_from_state", "limits_to_state", "new_id"]
 
 logger = logging.getLogger("graphguard")
+logger.addHandler(logging.NullHandler())  # a library's lines are shown where the application asks for them
 _KEPT = 10_000
-_ZERO = Spend()
+_SMALLEST = Spend(nanousd=1, input_tokens=1, output_tokens=1, calls=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +76,15 @@ class _Entry:
         self.spend += spend
         for key, amount in by.items():
             self.by[key] = self.by.get(key, _ZERO) + amount
+
+
+class _Place(TypedDict):
+    node: str
+    run: str | None
+    thread: str | None
+    task: str
+    attempt: int
+    scopes: tuple[str, ...]
 
 
 class Unfolded:
@@ -127,6 +140,11 @@ class Unfolded:
                 self._drop(task.id, entry)
             return entry
 
+    @property
+    def empty(self) -> bool:
+        """Whether nothing waits to be told or adopted."""
+        return not self._entries
+
     def has(self, task: Task) -> bool:
         """Whether the task spent or adopted anything that no state knows yet."""
         return task.id in self._entries
@@ -159,10 +177,11 @@ class Meter:
         self.unfolded = Unfolded()
         self.prompts: OrderedDict[tuple[object, ...], tuple[tuple[int, ...], int, int]] = OrderedDict()
         self.lock = threading.Lock()
-        self.askers: OrderedDict[tuple[object, ...], str] = OrderedDict()
+        self.asked: OrderedDict[tuple[str, str], tuple[Interrupt, weakref.ref[object] | None]] = OrderedDict()
         self.finished: dict[str, Scope] = {}
         self.narrowed = tuple(budget for budget in settings.budgets if budget.narrowed)
-        self.keys = frozenset(budget.key for budget in settings.budgets)
+        self.budgets = {budget.key: budget for budget in settings.budgets}
+        self.keys = frozenset(self.budgets)
 
     def finish(self, scope: Scope) -> None:
         """Keep what a task has to tell the state until its last writer runs."""
@@ -175,14 +194,17 @@ class Meter:
             before.trip = scope.trip or before.trip
             before.new_limits |= scope.new_limits
 
-    def asks(self, task: Task, trip: Trip) -> bool:
-        """Whether this task is the one that asks, of all that trip over this limit from the same checkpoint."""
-        place = (task.checkpoint, task.graph_ns, trip.budget, trip.limit)
+    def asked_first(self, task: Task, question: Interrupt) -> Interrupt:
+        """The one question of all that tasks of one superstep want to ask, in this attempt to run it."""
+        place, attempt = (task.checkpoint, task.graph_ns), task.superstep
         with self.lock:
-            first = self.askers.setdefault(place, task.id)
-            while len(self.askers) > _KEPT:
-                self.askers.popitem(last=False)
-        return first == task.id
+            first, asked_in = self.asked.get(place, (question, None))
+            if asked_in is None or asked_in() is not attempt:
+                first = question
+                self.asked[place] = (question, None if attempt is None else weakref.ref(attempt))
+            while len(self.asked) > _KEPT:
+                self.asked.popitem(last=False)
+        return first
 
 
 class Scope:
@@ -202,6 +224,7 @@ class Scope:
     """
 
     __slots__ = (
+        "_claimed",
         "field",
         "meter",
         "new_limits",
@@ -231,8 +254,8 @@ class Scope:
         self.users_config: RunnableConfig | None = None
         self.raised = _limits(self.field)
         self.new_limits: dict[str, dict[str, int]] = {}
-        top = self.top
-        if top is not self:
+        self._claimed: dict[str, Claim] = {}
+        if parent is not None and self.raised and (top := self.top) is not self:
             for key, limits in self.raised.items():
                 top.raise_limits(key, limits)
         meter.unfolded.adopt(task, self.run)
@@ -248,15 +271,21 @@ class Scope:
     @property
     def top(self) -> Scope:
         """The outermost scope of the same guard: where its budgets are counted."""
+        if self.parent is None:
+            return self
         return [scope for scope in self.chain if scope.meter is self.meter][-1]
 
     def tops(self) -> list[Scope]:
         """The outermost scope of each guard around the task, innermost guard first."""
+        if self.parent is None:
+            return [self]
         return list({id(scope.meter): scope for scope in self.chain}.values())
 
     @property
     def nodes(self) -> tuple[str, ...]:
         """Names of the nodes around the task, innermost first."""
+        if self.parent is None:
+            return (self.task.node,)
         return tuple(scope.task.node for scope in self.chain)
 
     def stop_outer(self, trip: Trip) -> None:
@@ -269,19 +298,22 @@ class Scope:
         """Take note of a raised limit, for this task and for the state."""
         for scope in self.chain:
             if scope.meter is self.meter and any(scope.raised.get(key, {}).get(m, 0) < v for m, v in limits.items()):
-                scope.raised[key] = {**scope.raised.get(key, {}), **limits}
+                known = scope.raised.get(key, {})
+                scope.raised[key] = {**known, **{m: max(v, known.get(m, 0)) for m, v in limits.items()}}
                 scope.new_limits[key] = dict(scope.raised[key])
+                scope._claimed.clear()  # noqa: SLF001 - another scope of the same class
 
     def claims(self, *, model: str | None = None, own: bool = False) -> tuple[Claim, ...]:
         """The budgets that a call from here needs room in; `own` leaves out other guards' ones."""
         found: list[Claim] = []
         for top in [self.top] if own else self.tops():
-            names = self.nodes[: self.nodes_to(top)]
-            found += [
-                top._claim(budget)  # noqa: SLF001 - another scope of the same class
-                for budget in top.meter.settings.budgets
-                if any(budget.covers(node=name, model=model) for name in names)
-            ]
+            names: tuple[str, ...] | None = None
+            for budget in top.meter.settings.budgets:
+                if budget.narrowed:
+                    names = self.nodes[: self.nodes_to(top)] if names is None else names
+                    if not any(budget.covers(node=name, model=model) for name in names):
+                        continue
+                found.append(top._claim(budget))  # noqa: SLF001 - another scope of the same class
         return tuple(found)
 
     def nodes_to(self, top: Scope) -> int:
@@ -289,13 +321,22 @@ class Scope:
         return next(count for count, scope in enumerate(self.chain, 1) if scope is top)
 
     def _claim(self, budget: Budget) -> Claim:
+        # Read once: the state is what it was when the task began, and only raised limits change it.
+        claim = self._claimed.get(budget.key)
+        if claim is None:
+            claim = self._claimed[budget.key] = self._new_claim(budget)
+        return claim
+
+    def _new_claim(self, budget: Budget) -> Claim:
         run = self.field.get("run") if budget.per == "run" else None
         place = self.field if budget.per != "run" else (run if isinstance(run, dict) else {})
         if budget.narrowed:
             by = place.get("by")
             place = (by.get(budget.key) if isinstance(by, dict) else None) or {}
-        told = Spend.of({"spend": place})
-        limits = {**budget.limits, **{m: v for m, v in self.raised.get(budget.key, {}).items() if m in budget.limits}}
+        told = Spend.of(place)
+        limits = budget.limits
+        if raised := self.raised.get(budget.key):
+            limits = {**limits, **{m: v for m, v in raised.items() if m in limits}}
         suffix = f"|{budget.key}" if budget.narrowed else ""
         if budget.per == "thread":
             scope = f"thread:{self.task.thread or self.run}{suffix}"
@@ -305,12 +346,14 @@ class Scope:
         return Claim(budget=budget.key, scope=scope, limits=limits, base=told + adopted)
 
     def breach(self) -> Breach | None:
-        """Why not even the smallest call fits into this guard's budgets any more, or None."""
-        claims = self.claims(own=True)
+        """Why not even the smallest call fits into this guard's budgets any more, or None.
+
+        Budgets for one model are left to the calls: nobody knows yet which model the node will choose.
+        """
+        claims = tuple(claim for claim in self.claims(own=True) if self.meter.budgets[claim.budget].model is None)
         if not claims:
             return None
-        smallest = Spend(nanousd=1, input_tokens=1, output_tokens=1, calls=1)
-        call = Call(id=uuid.uuid4().hex, node=self.task.node, worst=smallest, claims=claims)
+        call = Call(id="", node=self.task.node, worst=_SMALLEST, claims=claims)  # held by nobody, so it needs no id
         refusal = self.meter.settings.ledger.room(call)
         return replace(refusal.breach, needed=0) if refusal else None
 
@@ -318,7 +361,7 @@ class Scope:
         """Note that a call was refused, for the guard whose budget it was; the trip."""
         breach = refusal if isinstance(refusal, Breach) else refusal.breach
         tops = self.tops()
-        top = owner or next((t for t in tops if breach.budget in t.meter.keys), tops[-1])
+        top = owner or next((t for t in tops if breach.budget in t.meter.budgets), tops[-1])
         trip = top.tripped(breach, node=self.task.node, model=call.model, capped=call.capped)
         for scope in self.chain:
             if scope.meter is top.meter:
@@ -340,25 +383,32 @@ class Scope:
             pushed=self.task.pushed,
         )
 
+    def place_of(self, call: Call) -> _Place:
+        """Where a charge for the call belongs, as fields of `Charge`."""
+        scopes = tuple(dict.fromkeys([claim.scope for claim in call.claims]))
+        task = self.task
+        return {
+            "node": task.node,
+            "run": self.tops()[-1].run or None,
+            "thread": task.thread,
+            "task": task.id,
+            "attempt": task.attempt,
+            "scopes": scopes,
+        }
+
     def settle(self, call: Call, charge: Charge) -> Charge:
         """Charge a call to the ledger and to every state around it, and warn as shares are crossed."""
-        charge = replace(
-            charge,
-            node=self.task.node,
-            run=self.tops()[-1].run or None,
-            thread=self.task.thread,
-            task=self.task.id,
-            attempt=self.task.attempt,
-            scopes=tuple(dict.fromkeys(claim.scope for claim in call.claims)),
-        )
+        if charge.task is None:
+            charge = replace(charge, **self.place_of(call))
         ledger = self.meter.settings.ledger
         with self.meter.lock:
             known = ledger.settle(charge.id, charge)
             after = [(claim, ledger.balance(claim)[0]) for claim in call.claims] if known is charge else []
         if known is charge:
-            self.note(charge.spend, charge.model)
+            spend = charge.spend
+            self.note(spend, charge.model)
             for claim, spent in after:
-                self._warn(claim, spent, charge.spend)
+                self._warn(claim, spent, spend)
         return known
 
     def note(self, spend: Spend, model: str | None) -> None:
@@ -373,8 +423,8 @@ class Scope:
             scope.meter.unfolded.add(scope.task, scope.run, spend, by)
 
     def _warn(self, claim: Claim, spent: Spend, added: Spend) -> None:
-        top = next(t for t in self.tops() if claim.budget in t.meter.keys)
-        budget = next(b for b in top.meter.settings.budgets if b.key == claim.budget)
+        top = next(t for t in self.tops() if claim.budget in t.meter.budgets)
+        budget = top.meter.budgets[claim.budget]
         for metric, limit in claim.limits.items():
             now, before = spent.amount(metric), spent.amount(metric) - added.amount(metric)
             crossed = [share for share in budget.warn_at if before < share * limit <= now]
@@ -457,4 +507,4 @@ def limits_from_state(limits: Mapping[str, object]) -> dict[str, int]:
 
 def new_id() -> str:
     """An id for one attempt, minted before anything is sent."""
-    return uuid.uuid4().hex
+    return secrets.token_hex(16)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["METRICS", "NANO", "Charge", "Spend", "add_spend", "to_usd", "usd_text"]
+__all__ = ["METRICS", "NANO", "ZERO", "Charge", "Spend", "add_spend", "to_usd", "usd_text"]
 
 NANO: Final = 1_000_000_000
 """Nano-USD in a USD."""
@@ -33,8 +33,9 @@ def usd_text(nanousd: int) -> str:
     >>> usd_text(35_000_000), usd_text(-1)
     ('0.035', '-0.000000001')
     """
-    text = f"{Decimal(nanousd).scaleb(-9):f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
+    whole, rest = divmod(abs(nanousd), NANO)
+    text = f"{whole}.{rest:09d}".rstrip("0") if rest else str(whole)
+    return f"-{text}" if nanousd < 0 else text
 
 
 def to_usd(nanousd: int) -> Decimal:
@@ -162,7 +163,7 @@ class Spend:
 
     @classmethod
     def _read(cls, data: Mapping[str, object]) -> Spend:
-        return cls(nanousd=_nanousd(data.get("usd", 0)), **{key: _count(data, key) for key in _COUNTS})
+        return cls(**dict(zip(("nanousd", *_COUNTS), _amounts(data), strict=True))) if data else ZERO
 
     @property
     def usd(self) -> Decimal:
@@ -176,6 +177,10 @@ class Spend:
 
     def __add__(self, other: Spend) -> Spend:
         """The sum of both."""
+        if other is ZERO:
+            return self
+        if self is ZERO:
+            return other
         return Spend(
             nanousd=self.nanousd + other.nanousd,
             input_tokens=self.input_tokens + other.input_tokens,
@@ -212,9 +217,11 @@ class Spend:
         >>> Spend(nanousd=65_000, input_tokens=20, output_tokens=10, calls=1).to_state()
         {'usd': '0.000065', 'input_tokens': 20, 'output_tokens': 10, 'calls': 1}
         """
-        data: dict[str, object] = {"usd": usd_text(self.nanousd)}
-        data |= {key: value for key in _COUNTS if (value := getattr(self, key)) or key in _COUNTS[:3]}
-        return data
+        return _state_form([self.nanousd, *(getattr(self, key) for key in _COUNTS)])
+
+
+ZERO: Final = Spend()
+"""Nothing spent; adding it costs nothing."""
 
 
 def add_spend(old: dict[str, object], new: dict[str, object]) -> dict[str, object]:
@@ -249,9 +256,9 @@ def add_spend(old: dict[str, object], new: dict[str, object]) -> dict[str, objec
             return result
         run["seen"] = [*seen, str(once.get("task"))][-_SEEN:]
     if any(key in new for key in ("usd", *_COUNTS)):
-        amount = Spend._read(new)  # noqa: SLF001 - the same class, read from its own form
-        result |= (Spend._read(old) + amount).to_state()  # noqa: SLF001
-        run |= (Spend._read(run) + amount).to_state()  # noqa: SLF001
+        amount = _amounts(new)
+        result |= _state_form([a + b for a, b in zip(_amounts(old), amount, strict=True)])
+        run |= _state_form([a + b for a, b in zip(_amounts(run), amount, strict=True)])
     _add_each(result, _mapping(new, "by"))
     _add_each(run, _mapping(new, "run_by"))
     _raise_each(result, _mapping(new, "limits"))
@@ -276,7 +283,22 @@ def _raise_each(target: dict[str, object], limits: Mapping[str, object]) -> None
         target["limits"] = {**old, **{key: {**_mapping(old, key), **_mapping(limits, key)} for key in limits}}
 
 
+def _amounts(data: Mapping[str, object]) -> list[int]:
+    """The amounts in a field: nano-USD, then `_COUNTS`."""
+    return [_nanousd(data.get("usd", 0)), *(_count(data, key) for key in _COUNTS)]
+
+
+def _state_form(amounts: list[int]) -> dict[str, object]:
+    """The opposite of `_amounts`; zero counts of oddities are left out."""
+    data: dict[str, object] = {"usd": usd_text(amounts[0])}
+    data |= {key: value for key, value in zip(_COUNTS, amounts[1:], strict=True) if value or key in _COUNTS[:3]}
+    return data
+
+
 def _spend_field(state: object) -> Mapping[str, object]:
+    if type(state) is dict:
+        found = state.get("spend", state if "usd" in state else {})
+        return found if isinstance(found, Mapping) else {}
     values = getattr(state, "values", state)
     if callable(values):  # a dict's own .values
         values = state
@@ -288,9 +310,9 @@ def _spend_field(state: object) -> Mapping[str, object]:
 
 def _mapping(data: Mapping[str, object], key: str) -> Mapping[str, object]:
     value = data.get(key) or {}
-    if not isinstance(value, Mapping):
+    if type(value) is not dict and not isinstance(value, Mapping):
         msg = f"{key!r} in the state field 'spend' must be a dict, got {value!r}"
-        raise ValueError(msg)  # noqa: TRY004 - see add_spend
+        raise ValueError(msg)
     return value
 
 
@@ -301,6 +323,8 @@ def _sequence(data: Mapping[str, object], key: str) -> list[object]:
 
 def _count(data: Mapping[str, object], key: str) -> int:
     value = data.get(key, 0)
+    if type(value) is int:
+        return value
     if isinstance(value, bool) or not isinstance(value, int):
         msg = f"{key!r} in the state field 'spend' must be a whole number, got {value!r}"
         raise ValueError(msg)  # noqa: TRY004 - see add_spend
@@ -308,6 +332,9 @@ def _count(data: Mapping[str, object], key: str) -> int:
 
 
 def _nanousd(value: object) -> int:
+    whole, _, rest = value.partition(".") if type(value) is str else ("", "", "")
+    if whole.isdecimal() and whole.isascii() and (not rest or (rest.isdecimal() and rest.isascii())):
+        return int(whole) * NANO + int(rest[:9].ljust(9, "0"))  # as usd_text() writes it
     try:
         amount = Decimal(str(value)).scaleb(9)
         return int(amount)

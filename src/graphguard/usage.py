@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from decimal import ROUND_CEILING, Decimal, InvalidOperation
 from functools import lru_cache
+from operator import attrgetter
 
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 from langchain_core.utils.function_calling import convert_to_openai_tool
@@ -99,6 +100,8 @@ class Usage:
 
     def __post_init__(self) -> None:
         """Refuse negative counts, which would give money back to a budget."""
+        if min(_ALL_COUNTS(self)) >= 0:
+            return
         for name in _COUNTS:
             if getattr(self, name) < 0:
                 msg = f"{name} is {getattr(self, name)}; a count can't be negative"
@@ -125,37 +128,19 @@ class Usage:
         """
         meta = response_metadata or {}
         raw = _mapping(meta.get("token_usage") or meta.get("usage"))
-        ins = _mapping(usage_metadata.get("input_token_details"))
-        outs = _mapping(usage_metadata.get("output_token_details"))
-        tier = _tier_in_keys((*ins, *outs)) or _tier(meta, raw)
-
-        def kind(details: Mapping[str, object], name: str) -> int:
-            return _count(details.get(name)) + (_count(details.get(f"{tier}_{name}")) if tier else 0)
-
+        rest_is_input = "google" in str(meta.get("model_provider", ""))
         usage = _whole(
-            cls(
-                input_tokens=_count(usage_metadata.get("input_tokens")),
-                output_tokens=_count(usage_metadata.get("output_tokens")),
-                cache_read_tokens=kind(ins, "cache_read"),
-                # langchain_anthropic zeroes `cache_creation` when it gives the two by lifetime.
-                cache_write_tokens=kind(ins, "cache_creation"),
-                cache_write_5m_tokens=kind(ins, "ephemeral_5m_input_tokens"),
-                cache_write_1h_tokens=kind(ins, "ephemeral_1h_input_tokens"),
-                input_audio_tokens=kind(ins, "audio"),
-                output_audio_tokens=kind(outs, "audio"),
-                reasoning_tokens=kind(outs, "reasoning"),
-                service_tier=tier,
-            ),
+            _counted_by_langchain(usage_metadata, _tier(meta, raw)),
             total=_count(usage_metadata.get("total_tokens")),
-            rest_is_input="google" in str(meta.get("model_provider", "")),
+            rest_is_input=rest_is_input,
         )
         total_cost = _usd(usage_metadata.get("total_cost"))
-        return replace(
-            _with_iterations(usage, raw),
-            web_searches=_searches(raw),
-            cached_answer=total_cost == 0,
-            reported_nanousd=None if total_cost == 0 else _said_by_langsmith(usage_metadata) or _reported(meta, raw),
-        )
+        searches = _searches(raw) if raw else 0
+        reported = None if total_cost == 0 else _said_by_langsmith(usage_metadata) or _reported(meta, raw)
+        usage = _with_iterations(usage, raw) if raw else usage
+        if not searches and total_cost != 0 and reported is None:
+            return usage
+        return replace(usage, web_searches=searches, cached_answer=total_cost == 0, reported_nanousd=reported)
 
     @classmethod
     def from_message(cls, message: BaseMessage) -> Usage | None:
@@ -200,6 +185,7 @@ class Usage:
 
 
 _COUNTS = tuple(field.name for field in fields(Usage) if field.type == "int")
+_ALL_COUNTS = attrgetter(*_COUNTS)
 
 
 def model_of(response: object) -> tuple[str | None, str | None]:
@@ -236,6 +222,31 @@ def _usage_of(response: object) -> tuple[object, Mapping[str, object]]:
         if found := _mapping(raw):
             return body, _mapping(found.get("billed_units")) or found
     return response, {}
+
+
+def _counted_by_langchain(metadata: Mapping[str, object], tier: str | None) -> Usage:
+    """Count LangChain's `usage_metadata`, in whose details langchain-openai puts the tier into the keys."""
+    ins, outs = _mapping(metadata.get("input_token_details")), _mapping(metadata.get("output_token_details"))
+    tier = _tier_in_keys((*ins, *outs)) or tier
+
+    def kind(details: Mapping[str, object], name: str) -> int:
+        if not details:
+            return 0
+        return _count(details.get(name)) + (_count(details.get(f"{tier}_{name}")) if tier else 0)
+
+    return Usage(
+        input_tokens=_count(metadata.get("input_tokens")),
+        output_tokens=_count(metadata.get("output_tokens")),
+        cache_read_tokens=kind(ins, "cache_read"),
+        # langchain_anthropic zeroes `cache_creation` when it gives the two by lifetime.
+        cache_write_tokens=kind(ins, "cache_creation"),
+        cache_write_5m_tokens=kind(ins, "ephemeral_5m_input_tokens"),
+        cache_write_1h_tokens=kind(ins, "ephemeral_1h_input_tokens"),
+        input_audio_tokens=kind(ins, "audio"),
+        output_audio_tokens=kind(outs, "audio"),
+        reasoning_tokens=kind(outs, "reasoning"),
+        service_tier=tier,
+    )
 
 
 def _counted(raw: Mapping[str, object]) -> Usage:
@@ -284,6 +295,8 @@ def _whole(usage: Usage, *, total: int, rest_is_input: bool) -> Usage:
     if rest > 0:
         # Google's total alone has what its tools read; xAI's alone has the reasoning.
         given_in, given_out = (given_in + rest, given_out) if rest_is_input else (given_in, given_out + rest)
+    if (given_in, given_out, write) == (usage.input_tokens, usage.output_tokens, usage.cache_write_tokens):
+        return usage
     return replace(usage, input_tokens=given_in, output_tokens=given_out, cache_write_tokens=write)
 
 
@@ -310,7 +323,12 @@ def _most(usages: Sequence[Usage]) -> Usage | None:
     return replace(usages[-1], **{name: max(getattr(usage, name) for usage in usages) for name in _COUNTS})
 
 
+_COSTS = ("total_cost", "input_cost", "output_cost")
+
+
 def _said_by_langsmith(usage_metadata: Mapping[str, object]) -> int | None:
+    if usage_metadata.keys().isdisjoint(_COSTS):
+        return None
     total = _usd(usage_metadata.get("total_cost"))
     if total is None:
         parts = [usd for side in ("input_cost", "output_cost") if (usd := _usd(usage_metadata.get(side))) is not None]
@@ -322,6 +340,8 @@ def _reported(*sources: Mapping[str, object]) -> int | None:
     """Read the cost that OpenRouter, and Perplexity, put beside the token counts."""
     for source in sources:
         cost = source.get("cost")
+        if cost is None:
+            continue
         usd = _usd(_mapping(cost).get("total_cost") if isinstance(cost, Mapping) else cost)
         if usd is None:
             continue
@@ -344,6 +364,8 @@ def _tier(body: object, raw: Mapping[str, object]) -> str | None:
 
 
 def _tier_in_keys(keys: Sequence[str]) -> str | None:
+    if not keys:
+        return None
     return next((tier for tier in _TIERS for key in keys if key == tier or key.startswith(f"{tier}_")), None)
 
 
@@ -366,6 +388,8 @@ def _text(value: object) -> str | None:
 
 
 def _count(value: object) -> int:
+    if type(value) is int:  # nearly always; not a bool
+        return max(value, 0)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return 0
     return max(math.ceil(value), 0)
@@ -393,7 +417,7 @@ def _snake(name: str) -> str:
 
 
 def _get(found: object, name: str) -> object:
-    if isinstance(found, Mapping):
+    if type(found) is dict or isinstance(found, Mapping):
         if name in found:
             return found[name]
         return next((value for key, value in found.items() if isinstance(key, str) and _snake(key) == name), None)
@@ -404,7 +428,7 @@ def _mapping(found: object) -> Mapping[str, object]:
     """View a dict or an SDK's object as a dict in snake_case, one level deep, without serializing it."""
     if found is None or isinstance(found, str | bytes | int | float | list | tuple):
         return {}
-    if not isinstance(found, Mapping):
+    if type(found) is not dict and not isinstance(found, Mapping):
         # Not model_dump(): SDKs build models unchecked, and dumping those warns.
         found = {**getattr(found, "__dict__", {}), **(getattr(found, "model_extra", None) or {})}
     return {_snake(str(key)): value for key, value in found.items()}
@@ -438,9 +462,9 @@ def output_cap(metadata: Mapping[str, object] | None, invocation_params: Mapping
     params = invocation_params or {}
     places = [params, *(_mapping(params.get(name)) for name in _NESTED if params.get(name))]
     caps = [_count((metadata or {}).get("ls_max_tokens"))]
-    caps += [_count(place.get(name)) for place in places for name in _CAPS]
-    answers = [_count(place.get(name)) for place in places for name in _ANSWERS]
-    return max(caps) * max(1, *answers) or None
+    caps += [_count(place[name]) for place in places for name in _CAPS if name in place]
+    answers = [_count(place[name]) for place in places for name in _ANSWERS if name in place]
+    return max(caps) * max([1, *answers]) or None
 
 
 def _message_bytes(message: BaseMessage) -> int:
@@ -480,9 +504,12 @@ def _bytes(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
 
 
+_ENCODER = json.JSONEncoder(default=str)
+
+
 def _json(value: object) -> str:
     # Escaped to ASCII, as some integrations send it: that takes more tokens than the text itself.
-    return json.dumps(value, default=str)
+    return _ENCODER.encode(value)
 
 
 def _schema(tool: object) -> object:

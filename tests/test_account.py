@@ -51,7 +51,7 @@ def one(node: Callable[..., Any], *budgets: Budget, **options: Any) -> Any:
 def ask(node: Callable[[], Any], *budgets: Budget, **options: Any) -> Any:
     """What a node gets when it asks."""
     told: list[Any] = []
-    one(lambda state: told.append(node()) or {"log": []}, *budgets, **options).invoke({"log": []}, T)
+    one(lambda _: told.append(node()) or {"log": []}, *budgets, **options).invoke({"log": []}, T)
     return told[0]
 
 
@@ -59,7 +59,7 @@ def ask(node: Callable[[], Any], *budgets: Budget, **options: Any) -> Any:
 def test_charge_counts_an_amount(usd: Any) -> None:
     """A paid tool's price counts in the ledger and in the state, as money and not as a model call."""
     ledger = MemoryLedger()
-    graph = one(lambda state: {"log": [str(charge(usd=usd).usd)]}, Budget(usd=1), ledger=ledger)
+    graph = one(lambda _: {"log": [str(charge(usd=usd).usd)]}, Budget(usd=1), ledger=ledger)
 
     assert graph.invoke({"log": []}, T) == {"log": ["0.03"]}
     assert ledger.total() == Spend.of(graph.get_state(T)) == Spend(nanousd=30_000_000)
@@ -183,7 +183,7 @@ def test_charge_outside_a_guarded_node_says_so() -> None:
 
 def test_charge_may_cross_a_share() -> None:
     """A charge emits the warnings that its amount crosses."""
-    graph = one(lambda state: {"log": [charge(usd="0.6").id]}, Budget(usd=1, warn_at=(0.5,)))
+    graph = one(lambda _: {"log": [charge(usd="0.6").id]}, Budget(usd=1, warn_at=(0.5,)))
 
     (event,) = graph.stream({"log": []}, T, stream_mode="custom")
 

@@ -53,7 +53,7 @@ class Bound:
 
     model: Scripted = field(default_factory=Scripted)
 
-    def work(self, state: Log) -> Log:
+    def work(self, _: Log) -> Log:
         return {"log": [self.model.invoke("q").content]}
 
     def __call__(self, state: Log) -> Log:
@@ -68,7 +68,7 @@ class Slotted:
     def __init__(self) -> None:
         self.model = Scripted()
 
-    def work(self, state: Log) -> Log:
+    def work(self, _: Log) -> Log:
         return {"log": [self.model.invoke("q").content]}
 
 
@@ -77,16 +77,18 @@ class OnTheClass:
 
     model: ClassVar[Scripted] = Scripted()
 
-    def work(self, state: Log) -> Log:
+    def work(self, _: Log) -> Log:
         return {"log": [self.model.invoke("q").content]}
 
 
 def closure() -> Callable[..., Any]:
+    """A model in a closure."""
     model = Scripted()
-    return lambda state: {"log": [model.invoke("q").content]}
+    return lambda _: {"log": [model.invoke("q").content]}
 
 
 def nested_closure() -> Callable[..., Any]:
+    """A model in a function within the node's function."""
     model = Scripted()
 
     def outer(state: Log) -> Log:
@@ -99,6 +101,8 @@ def nested_closure() -> Callable[..., Any]:
 
 
 def decorated() -> Callable[..., Any]:
+    """A node under a decorator."""
+
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
         def wrapper(state: Log) -> Any:
@@ -110,44 +114,54 @@ def decorated() -> Callable[..., Any]:
 
 
 def of_global(state: Log) -> Log:
+    """A model in a global."""
     return {"log": [MODEL.invoke("q").content]}
 
 
 def of_global_container(state: Log) -> Log:
+    """A model deep in a global container."""
     return {"log": [HELD["deep"][0]["model"].invoke("q").content]}
 
 
 def of_module(state: Log) -> Log:
+    """A model in another module."""
     return {"log": [module.shared.invoke("q").content]}
 
 
 def through_another(state: Log) -> Log:
+    """A node that calls another function that calls a model."""
     return of_global(state)
 
 
 def by_default(state: Log, *, model: Scripted = MODEL) -> Log:
+    """A model as a default argument."""
     return {"log": [model.invoke("q").content]}
 
 
 def made_inside(state: Log) -> Log:
+    """A model made while the node runs."""
     return {"log": [init_chat_model("gpt-4o-mini", model_provider="openai").invoke("q").content]}
 
 
 def class_inside(state: Log) -> Log:
+    """A model made of its class while the node runs."""
     return {"log": [ChatOpenAI(model="gpt-4o-mini").invoke("q").content]}
 
 
 async def on_a_loop(state: Log) -> Log:
+    """A coroutine with a model."""
     return {"log": [(await MODEL.ainvoke("q")).content]}
 
 
 def given_model(model: Scripted, state: Log) -> Log:
+    """A function that is given its model."""
     return {"log": [model.invoke("q").content]}
 
 
 def calls_a_graph() -> Callable[..., Any]:
+    """A node that runs another graph."""
     inner = StateGraph(Log).add_node("x", of_global).add_edge(START, "x").compile()
-    return lambda state: inner.invoke(state)
+    return lambda state: {"log": inner.invoke(state)["log"]}
 
 
 CALL_MODELS: dict[str, Any] = {
@@ -178,7 +192,7 @@ CALL_MODELS: dict[str, Any] = {
     "with_structured_output": Scripted().with_structured_output(Verdict),
     "chain": ChatPromptTemplate.from_template("{x}") | Scripted() | StrOutputParser(),
     "parallel": RunnablePassthrough.assign(y=Scripted()),
-    "branch": RunnableBranch((lambda x: True, Scripted()), RunnableLambda(lambda x: x)),
+    "branch": RunnableBranch((lambda _: True, Scripted()), RunnableLambda(lambda x: x)),
     "lambda of a runnable": RunnableLambda(closure()),
     "configurable": init_chat_model(configurable_fields="any"),
     "fake": GenericFakeChatModel(messages=iter([AIMessage("x")])),
@@ -193,18 +207,22 @@ def look(where: str = "") -> str:
 
 
 def plain(state: Log) -> Log:
+    """A node without a model."""
     return {"log": [str(len(state["log"]))]}
 
 
 def messages_only(state: Log) -> Log:
+    """A node that makes messages by hand."""
     return {"log": [AIMessage("made by hand")]}
 
 
 def mathematics(state: Log) -> Log:
+    """A node that uses modules."""
     return {"log": [math.sqrt(2), sys.version]}
 
 
 def checks_the_type(state: Log) -> Log:
+    """A node that knows message types."""
     return {"log": [isinstance(state["log"][0], AIMessage)]}
 
 
@@ -214,13 +232,13 @@ class Settings:
     def __init__(self) -> None:
         self.name, self.sizes, self.me = "x", {"a": [1, 2]}, self
 
-    def work(self, state: Log) -> Log:
+    def work(self, _: Log) -> Log:
         return {"log": [self.name]}
 
 
 CALL_NONE: dict[str, Any] = {
     "plain": plain,
-    "lambda": lambda state: {"log": ["x"]},
+    "lambda": lambda _: {"log": ["x"]},
     "messages": messages_only,
     "modules": mathematics,
     "types": checks_the_type,
@@ -327,7 +345,7 @@ def test_middleware_around_the_model_is_the_models_own() -> None:
 
 def test_graphs_inside_are_shown_with_their_own_nodes() -> None:
     """A graph that is a node is shown as such, and its model nodes as `outer:inner`."""
-    inner = StateGraph(MessagesState).add_node("x", lambda state: MODEL.invoke("q")).add_edge(START, "x").compile()
+    inner = StateGraph(MessagesState).add_node("x", lambda _: MODEL.invoke("q")).add_edge(START, "x").compile()
     builder = StateGraph(MessagesState).add_node("sub", inner).add_node("agent", create_agent(Scripted(), [look]))
     builder.add_edge(START, "sub").add_edge("sub", "agent")
 

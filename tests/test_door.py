@@ -48,7 +48,7 @@ def middle(model: Scripted, seen: list[str], way: str = "edge") -> StateGraph:
     if way == "edge":
         builder.add_edge("work", "next")
     elif way == "branch":
-        builder.add_conditional_edges("work", lambda state: seen.append("branch") or "next", ["next", END])
+        builder.add_conditional_edges("work", lambda _: seen.append("branch") or "next", ["next", END])
     elif way == "join":
         builder.add_node("side", after)
         builder.add_edge(START, "side")
@@ -117,7 +117,7 @@ def test_a_trip_in_the_middle_goes_to_the_named_node(way: str, gate: str) -> Non
     """Refused in the middle, the graph goes on at the node of `to(...)` and nowhere else."""
     model, seen = Scripted(), []
     builder = middle(model, seen, way)
-    builder.add_node("sum", lambda state: {"log": ["sum"]})
+    builder.add_node("sum", lambda _: {"log": ["sum"]})
     graph = guard(builder, Budget(calls=2), gate=gate, on_trip=to("sum"), ledger=MemoryLedger()).compile()
 
     out = graph.invoke({"log": []})
@@ -134,7 +134,7 @@ async def test_a_trip_in_the_middle_of_an_async_node(on_trip: str) -> None:
     async def work(state: Log) -> Log:
         return {"log": [(await model.ainvoke("q")).content for _ in range(3)]}
 
-    builder = StateGraph(Log).add_node("work", work).add_node("next", lambda state: {"log": ["next"]})
+    builder = StateGraph(Log).add_node("work", work).add_node("next", lambda _: {"log": ["next"]})
     builder.add_edge(START, "work").add_edge("work", "next")
     graph = guard(builder, Budget(calls=2), on_trip=on_trip, ledger=MemoryLedger())
     graph = graph.compile(checkpointer=InMemorySaver())
@@ -151,9 +151,9 @@ def test_a_trip_in_the_middle_of_one_line_leaves_the_others() -> None:
     """Beside a line that trips, other lines run to their end and write what they found."""
     model = Scripted()
     builder = StateGraph(Log)
-    builder.add_node("a", lambda state: {"log": [str(model.invoke("q").content) for _ in range(9)]})
-    builder.add_node("b", lambda state: {"log": ["b"]})
-    builder.add_node("c", lambda state: {"log": ["c"]})
+    builder.add_node("a", lambda _: {"log": [str(model.invoke("q").content) for _ in range(9)]})
+    builder.add_node("b", lambda _: {"log": ["b"]})
+    builder.add_node("c", lambda _: {"log": ["c"]})
     builder.add_edge(START, "a").add_edge(START, "b").add_edge("b", "c")
 
     out = guard(builder, Budget(calls=2), ledger=MemoryLedger()).compile().invoke({"log": []})
@@ -170,11 +170,13 @@ def test_a_trip_in_the_middle_closes_the_conversation(gate: str) -> None:
     """Half a node's messages are not written; the closing message is."""
     model = Scripted()
     builder = StateGraph(Talk)
-    builder.add_node("n", lambda state: {"messages": [model.invoke("q") for _ in range(3)]})
+    builder.add_node("n", lambda _: {"messages": [model.invoke("q") for _ in range(3)]})
     builder.add_edge(START, "n")
 
-    out = guard(builder, Budget(calls=2), gate=gate, ledger=MemoryLedger()).compile().invoke(
-        {"messages": [HumanMessage("hi")]}
+    out = (
+        guard(builder, Budget(calls=2), gate=gate, ledger=MemoryLedger())
+        .compile()
+        .invoke({"messages": [HumanMessage("hi")]})
     )
 
     assert [m.type for m in out["messages"]] == ["human", "ai"]
@@ -186,9 +188,9 @@ def test_a_trip_in_a_graph_inside_ends_the_whole_run() -> None:
     model = Scripted()
     inside = StateGraph(Log)
     for before, name in ((START, "x"), ("x", "y")):
-        inside.add_node(name, lambda state, name=name: {"log": [name + str(model.invoke("q").content)]})
+        inside.add_node(name, lambda _, name=name: {"log": [name + str(model.invoke("q").content)]})
         inside.add_edge(before, name)
-    builder = StateGraph(Log).add_node("sub", inside.compile()).add_node("next", lambda state: {"log": ["next"]})
+    builder = StateGraph(Log).add_node("sub", inside.compile()).add_node("next", lambda _: {"log": ["next"]})
     builder.add_edge(START, "sub").add_edge("sub", "next")
     graph = guard(builder, Budget(calls=1), ledger=MemoryLedger()).compile(checkpointer=InMemorySaver())
 
@@ -202,10 +204,10 @@ def test_a_trip_in_a_graph_inside_ends_the_whole_run() -> None:
 def test_a_guard_inside_another_trips_its_own_graph_only() -> None:
     """A guarded graph called by a node of another keeps its own budget: its trip ends it alone."""
     model = Scripted()
-    inside = StateGraph(Log).add_node("x", lambda state: {"log": ["x" + str(model.invoke("q").content)]})
-    inside.add_edge(START, "x").add_conditional_edges("x", lambda state: "x", ["x"])
+    inside = StateGraph(Log).add_node("x", lambda _: {"log": ["x" + str(model.invoke("q").content)]})
+    inside.add_edge(START, "x").add_conditional_edges("x", lambda _: "x", ["x"])
     sub = guard(inside, Budget(calls=3, per="run"), ledger=MemoryLedger()).compile()
-    builder = StateGraph(Log).add_node("n", lambda state: {"log": [len(sub.invoke({"log": []})["log"])]})
+    builder = StateGraph(Log).add_node("n", lambda _: {"log": [len(sub.invoke({"log": []})["log"])]})
     builder.add_edge(START, "n")
     graph = guard(builder, Budget(calls=9), nodes=["n"], ledger=MemoryLedger()).compile(checkpointer=InMemorySaver())
 
@@ -217,10 +219,10 @@ def test_a_guard_inside_another_trips_its_own_graph_only() -> None:
 def test_an_outer_budget_reaches_into_a_guarded_graph_inside() -> None:
     """The outer budget trips the outer graph, even when the call is made in a graph with a guard of its own."""
     model = Scripted()
-    inside = StateGraph(Log).add_node("x", lambda state: {"log": ["x" + str(model.invoke("q").content)]})
-    inside.add_edge(START, "x").add_conditional_edges("x", lambda state: "x", ["x"])
+    inside = StateGraph(Log).add_node("x", lambda _: {"log": ["x" + str(model.invoke("q").content)]})
+    inside.add_edge(START, "x").add_conditional_edges("x", lambda _: "x", ["x"])
     sub = guard(inside, Budget(calls=9, per="run"), ledger=MemoryLedger()).compile()
-    builder = StateGraph(Log).add_node("n", lambda state: {"log": [len(sub.invoke({"log": []})["log"])]})
+    builder = StateGraph(Log).add_node("n", lambda _: {"log": [len(sub.invoke({"log": []})["log"])]})
     builder.add_edge(START, "n")
     graph = guard(builder, Budget(calls=4), nodes=["n"], ledger=MemoryLedger()).compile(checkpointer=InMemorySaver())
 
@@ -235,7 +237,7 @@ def test_an_outer_budget_reaches_into_a_guarded_graph_inside() -> None:
 def send_to(model: Scripted) -> StateGraph:
     """A loop node, and another way into it by `Send` and by `Command`."""
     builder = StateGraph(Log)
-    builder.add_node("think", lambda state: {"log": [str(model.invoke("q").content)]})
+    builder.add_node("think", lambda _: {"log": [str(model.invoke("q").content)]})
 
     def plan(state: Log) -> Command[Literal["think"]]:
         return Command(goto=Send("think", {"x": 1}) if len(state["log"]) % 2 else "think")
@@ -260,7 +262,7 @@ def test_send_and_command_pass_a_door_too() -> None:
 def test_a_replay_from_between_gate_and_node_passes_the_door() -> None:
     """Replayed from the checkpoint behind the gate node, the node is stopped by its own door."""
     model = Scripted()
-    builder = StateGraph(Log).add_node("n", lambda state: {"log": [str(model.invoke("q").content)]})
+    builder = StateGraph(Log).add_node("n", lambda _: {"log": [str(model.invoke("q").content)]})
     builder.add_edge(START, "n")
     graph = guard(builder, Budget(calls=1, per="thread"), ledger=MemoryLedger()).compile(checkpointer=InMemorySaver())
     graph.invoke({"log": []}, T)
@@ -294,8 +296,8 @@ def test_a_stop_is_not_kept_in_the_nodes_cache() -> None:
     builder = StateGraph(Log)
     builder.add_node(
         "n",
-        lambda state: {"log": [str(model.invoke("q").content) for _ in "ab"]},
-        cache_policy=CachePolicy(key_func=lambda state: "same"),
+        lambda _: {"log": [str(model.invoke("q").content) for _ in "ab"]},
+        cache_policy=CachePolicy(key_func=lambda _: "same"),
     )
     builder.add_edge(START, "n")
     cache = InMemoryCache()
@@ -321,7 +323,7 @@ def test_a_trip_is_neither_retried_nor_handled() -> None:
 
     builder.add_node(
         "n",
-        lambda state: {"log": [str(model.invoke("q").content) for _ in "abc"]},
+        lambda _: {"log": [str(model.invoke("q").content) for _ in "abc"]},
         retry_policy=RetryPolicy(initial_interval=0.001, retry_on=Exception),
         error_handler=handler,
     )
@@ -341,7 +343,7 @@ def test_every_kind_of_node_has_a_door(kind: str) -> None:
     model, ledger = Scripted(), MemoryLedger()
 
     class Worker:
-        def run(self, state: Log) -> Log:
+        def run(self, _: Log) -> Log:
             return {"log": [str(model.invoke("q").content)]}
 
     def with_config(state: Log, config: RunnableConfig) -> Log:
@@ -352,8 +354,8 @@ def test_every_kind_of_node_has_a_door(kind: str) -> None:
 
     nodes: dict[str, Any] = {
         "function": plain,
-        "lambda": lambda state: plain(state),
-        "sequence": RunnableLambda(lambda state: "q") | model | RunnableLambda(lambda m: {"log": [str(m.content)]}),
+        "lambda": lambda state: plain(state, more=1),
+        "sequence": RunnableLambda(lambda _: "q") | model | RunnableLambda(lambda m: {"log": [str(m.content)]}),
         "runnable": RunnableLambda(plain),
         "method": Worker().run,
         "config": with_config,
@@ -371,7 +373,7 @@ def test_a_stopped_sequence_runs_none_of_its_steps() -> None:
     """When the first step of a sequence is stopped, the later ones see nothing."""
     model, seen = Scripted(), []
     steps = model | RunnableLambda(lambda m: seen.append(m) or {"log": ["x"]})
-    builder = StateGraph(Log).add_node("n", RunnableLambda(lambda state: "q") | steps).add_edge(START, "n")
+    builder = StateGraph(Log).add_node("n", RunnableLambda(lambda _: "q") | steps).add_edge(START, "n")
     graph = guard(builder, Budget(calls=1), gate="inline", ledger=MemoryLedger()).compile(checkpointer=InMemorySaver())
 
     for _ in "ab":

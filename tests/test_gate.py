@@ -20,7 +20,7 @@ from langgraph.types import Command
 
 from graphguard import Budget, BudgetExceeded, MemoryLedger, NoCheckpointer, Spend, Trip, guard, to
 from graphguard.gate import REVIEW, question, read_answer
-from graphguard.spend import NANO
+from graphguard.spend import NANO, add_spend
 from tests.scripted import Scripted, tool_call
 
 USD = Trip(budget="usd=0.5 per branch", limit=NANO // 2, spent=490_000_000, needed=20_000_000, node="plan")
@@ -36,7 +36,7 @@ def line(model: Scripted, names: str = "abc") -> StateGraph:
     """One node after the other, each with one call."""
     builder = StateGraph(Log)
     for before, name in zip([START, *names], names, strict=False):
-        builder.add_node(name, lambda state, name=name: {"log": [name + str(model.invoke("q").content)]})
+        builder.add_node(name, lambda _, name=name: {"log": [name + str(model.invoke("q").content)]})
         builder.add_edge(before, name)
     return builder
 
@@ -261,6 +261,14 @@ def test_a_raised_limit_trips_again_when_it_is_used_up() -> None:
     assert Trip.of(graph.get_state(T)).limit == 2
 
 
+def test_a_raise_is_not_taken_back_by_one_beside_it() -> None:
+    """Lines beside each other tell the state of raises in any order; the highest limit stays."""
+    told = [{"limits": {"b": {"calls": calls, "usd": usd}}} for calls, usd in ((9, "1.5"), (2, "10"))]
+
+    for first, second in (told, told[::-1]):
+        assert add_spend(add_spend({}, first), second)["limits"] == {"b": {"calls": 9, "usd": "10"}}
+
+
 def test_a_run_budget_is_raised_for_its_run_only() -> None:
     """A limit raised for `per="run"` is kept with the run; the next input starts from the budget's own."""
     graph = asking(Budget(calls=2, per="run"))
@@ -323,7 +331,7 @@ def test_several_gate_nodes_ask_one_question() -> None:
     model = Scripted()
     builder = StateGraph(Log)
     for name in "abc":
-        builder.add_node(name, lambda state, name=name: {"log": [name + str(model.invoke("q").content)]})
+        builder.add_node(name, lambda _, name=name: {"log": [name + str(model.invoke("q").content)]})
     builder.add_edge(START, "a")
     builder.add_edge("a", "b")
     builder.add_edge("a", "c")
@@ -341,7 +349,7 @@ def test_to_leads_to_the_named_node_once() -> None:
     """With `to("node")` a trip leads there instead of to END; its own call is still held and it never loops."""
     model = Scripted()
     builder = line(model)
-    builder.add_node("summary", lambda state: {"log": ["summary:" + str(model.invoke("q").content)]})
+    builder.add_node("summary", lambda _: {"log": ["summary:" + str(model.invoke("q").content)]})
     graph = guard(builder, Budget(calls=2), on_trip=to("summary"), ledger=MemoryLedger()).compile()
 
     out = graph.invoke({"log": []})
@@ -366,8 +374,8 @@ def test_to_runs_its_node_with_money_that_the_tripped_budget_does_not_count(gate
     """A loop that tripped its own budget is summed up by a call that the budget doesn't cover."""
     model = Scripted()
     builder = StateGraph(Log)
-    builder.add_node("think", lambda state: {"log": ["t" + str(model.invoke("q").content)]})
-    builder.add_node("summary", lambda state: {"log": ["s" + str(model.invoke("q").content)]})
+    builder.add_node("think", lambda _: {"log": ["t" + str(model.invoke("q").content)]})
+    builder.add_node("summary", lambda _: {"log": ["s" + str(model.invoke("q").content)]})
     builder.add_edge(START, "think")
     builder.add_edge("think", "think")
     budget = Budget(calls=2, node="think")
@@ -380,7 +388,7 @@ def test_a_trip_in_the_node_of_to_ends_the_run() -> None:
     """When the node of `to("node")` trips in the middle of its own code, the run ends rather than loops."""
     model = Scripted()
     builder = line(model, "a")
-    builder.add_node("summary", lambda state: {"log": [str(model.invoke("q").content) for _ in range(3)]})
+    builder.add_node("summary", lambda _: {"log": [str(model.invoke("q").content) for _ in range(3)]})
     builder.add_edge("a", "summary")
     graph = guard(builder, Budget(calls=2), on_trip=to("summary"), ledger=MemoryLedger()).compile()
 
@@ -430,6 +438,7 @@ def look(where: str = "") -> str:
 
 
 def roles(messages: list[AnyMessage]) -> list[str]:
+    """The type of each message."""
     return [message.type for message in messages]
 
 
@@ -472,9 +481,7 @@ def test_open_tool_calls_are_answered(gate: str) -> None:
 def test_rejection_closes_the_conversation_too() -> None:
     """A person's no leaves the same closing message."""
     agent = guard(
-        create_agent(
-            Scripted(script=[tool_call("look", "c1"), "done"]), [look], checkpointer=InMemorySaver()
-        ),
+        create_agent(Scripted(script=[tool_call("look", "c1"), "done"]), [look], checkpointer=InMemorySaver()),
         Budget(calls=1),
         on_trip="interrupt",
         ledger=MemoryLedger(),
@@ -499,8 +506,8 @@ def test_no_closing_message_without_a_conversation() -> None:
     model = Scripted()
     for schema in (Texts, Plain):
         builder = StateGraph(schema)
-        builder.add_node("a", lambda state: {"messages": ["a" + str(model.invoke("q").content)]})
-        builder.add_node("b", lambda state: {"messages": ["b" + str(model.invoke("q").content)]})
+        builder.add_node("a", lambda _: {"messages": ["a" + str(model.invoke("q").content)]})
+        builder.add_node("b", lambda _: {"messages": ["b" + str(model.invoke("q").content)]})
         builder.add_edge(START, "a")
         builder.add_edge("a", "b")
 
@@ -518,7 +525,7 @@ def test_parallel_trips_close_the_conversation_once() -> None:
 
     builder = StateGraph(Talk)
     for name in "abcd":
-        builder.add_node(name, lambda state: {"messages": [model.invoke("q")]})
+        builder.add_node(name, lambda _: {"messages": [model.invoke("q")]})
     builder.add_edge(START, "a")
     for name in "bcd":
         builder.add_edge("a", name)
@@ -534,9 +541,9 @@ def test_a_stop_is_heard_by_later_lines_of_the_run() -> None:
     model = Scripted()
     builder = StateGraph(Log)
     for name in "abcd":
-        builder.add_node(name, lambda state, name=name: {"log": [name + str(model.invoke("q").content)]})
-    builder.add_node("slow", lambda state: {"log": ["slow"]})
-    builder.add_node("slower", lambda state: {"log": ["slower"]})
+        builder.add_node(name, lambda _, name=name: {"log": [name + str(model.invoke("q").content)]})
+    builder.add_node("slow", lambda _: {"log": ["slow"]})
+    builder.add_node("slower", lambda _: {"log": ["slower"]})
     builder.add_edge(START, "a")
     builder.add_edge("a", "b")
     builder.add_edge("a", "slow")

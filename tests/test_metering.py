@@ -15,7 +15,7 @@ from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import get_usage_metadata_callback
 from langchain_core.globals import set_llm_cache
 from langchain_core.language_models import FakeListLLM
-from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
+from langchain_core.messages import AIMessageChunk, HumanMessage
 from langchain_core.outputs import ChatGenerationChunk
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import RunnableConfig, RunnableLambda, RunnableParallel
@@ -53,11 +53,14 @@ def one(node: Node, *budgets: Any, ledger: MemoryLedger | None = None, **options
 
 
 def with_executor(model: Scripted) -> list[str]:
+    """Two calls in threads."""
     with ContextThreadPoolExecutor(2) as pool:
         return [str(m.content) for m in pool.map(model.invoke, ["q", "r"])]
 
 
 def with_tools(model: Scripted) -> list[Any]:
+    """Two calls by a tool."""
+
     @tool
     def ask(what: str = "") -> str:
         """Ask a model."""
@@ -67,8 +70,9 @@ def with_tools(model: Scripted) -> list[Any]:
 
 
 def with_inner_graph(model: Scripted) -> list[Any]:
+    """Two runs of a graph that makes a call."""
     builder = StateGraph(Log)
-    builder.add_node("x", lambda state: {"log": [model.invoke("q").content]})
+    builder.add_node("x", lambda _: {"log": [model.invoke("q").content]})
     builder.add_edge(START, "x")
     inner = builder.compile()
     return [inner.invoke({"log": []})["log"], inner.invoke({"log": []})["log"]]
@@ -87,7 +91,7 @@ SYNC: dict[str, Callable[[Scripted], Any]] = {
     "inner graph": with_inner_graph,
     "own config": lambda m: [m.invoke("q", {"callbacks": []}), m.invoke("q", {"tags": ["x"], "run_name": "r"})],
     "config of its own callbacks": lambda m: [m.with_config(callbacks=[]).invoke("q"), m.invoke("q")],
-    "retry": lambda m: [m.with_retry().invoke("q"), m.with_retry().invoke("q")],
+    "retry": lambda m: [m.with_retry(stop_after_attempt=1).invoke(q) for q in "qr"],
     "fallbacks": lambda m: [m.with_fallbacks([m]).invoke("q"), m.with_fallbacks([m]).invoke("q")],
     "bound": lambda m: [m.bind(stop=["x"]).invoke("q"), m.bind_tools([]).invoke("q")],
 }
@@ -98,7 +102,7 @@ SYNC: dict[str, Callable[[Scripted], Any]] = {
 def test_every_way_to_call_is_metered(way: str, kind: type[Scripted]) -> None:
     """Two calls are two charges, with the usage the model told, however they were made."""
     model, ledger = kind(), MemoryLedger()
-    graph = one(lambda state: {"log": [bool(SYNC[way](model))]}, Budget(calls=9), ledger=ledger)
+    graph = one(lambda _: {"log": [bool(SYNC[way](model))]}, Budget(calls=9), ledger=ledger)
 
     graph.invoke({"log": []}, T)
 
@@ -108,21 +112,25 @@ def test_every_way_to_call_is_metered(way: str, kind: type[Scripted]) -> None:
 
 
 async def gathered(model: Scripted) -> Any:
+    """One call on the loop, one in a thread."""
     return await asyncio.gather(model.ainvoke("q"), asyncio.to_thread(model.invoke, "r"))
 
 
 async def streamed(model: Scripted) -> Any:
+    """Two streams."""
     return [[c async for c in model.astream("q")], [c async for c in model.astream("r")]]
 
 
 async def evented(model: Scripted) -> Any:
+    """One call with its events, one plain."""
     return [e async for e in model.astream_events("q", version="v2")], await model.ainvoke("r")
 
 
-async def tasks(model: Scripted) -> Any:
+async def tasks(model: Scripted) -> None:
+    """Two calls in a task group."""
     async with asyncio.TaskGroup() as group:
-        made = [group.create_task(model.ainvoke("q")) for _ in range(2)]
-    return made
+        for _ in range(2):
+            group.create_task(model.ainvoke("q"))
 
 
 ASYNC: dict[str, Callable[[Scripted], Awaitable[Any]]] = {
@@ -143,7 +151,7 @@ async def test_every_async_way_to_call_is_metered(way: str, kind: type[Scripted]
     model, ledger = kind(), MemoryLedger()
 
     async def node(state: Log) -> Log:
-        return {"log": [bool(await ASYNC[way](model))]}
+        return {"log": [str(await ASYNC[way](model))]}
 
     graph = one(node, Budget(calls=9), ledger=ledger)
 
@@ -158,7 +166,9 @@ async def test_every_async_way_to_call_is_metered(way: str, kind: type[Scripted]
 def test_every_way_to_call_is_held(way: str) -> None:
     """The second of two calls is refused before it is sent, however it was made."""
     model = Scripted()
-    graph = one(lambda state: {"log": [bool(SYNC[way](model))]}, Budget(calls=1), on_trip="raise")
+    graph = one(
+        lambda _: {"log": [bool(SYNC[way](model))]}, Budget(calls=1), on_trip="raise", ledger=MemoryLedger(wait=0.2)
+    )
 
     with pytest.raises(BudgetExceeded):
         graph.invoke({"log": []}, T)
@@ -174,11 +184,11 @@ async def test_every_async_way_to_call_is_held(way: str) -> None:
 
     async def node(state: Log) -> Log:
         try:
-            return {"log": [bool(await ASYNC[way](model))]}
+            return {"log": [str(await ASYNC[way](model))]}
         except* BudgetExceeded as group:  # a task group wraps what its tasks raise
             raise group.exceptions[0] from None
 
-    graph = one(node, Budget(calls=1), on_trip="raise")
+    graph = one(node, Budget(calls=1), on_trip="raise", ledger=MemoryLedger(wait=0.2))
 
     with pytest.raises(BudgetExceeded):
         await graph.ainvoke({"log": []}, T)
@@ -189,8 +199,8 @@ async def test_every_async_way_to_call_is_held(way: str) -> None:
 def test_a_conditional_edge_is_metered_under_its_node() -> None:
     """A call made by a conditional edge counts, and belongs to the node in front of it."""
     model, ledger = Scripted(), MemoryLedger()
-    builder = StateGraph(Log).add_node("n", lambda state: {"log": ["n"]}).add_edge(START, "n")
-    builder.add_conditional_edges("n", lambda state: END if model.invoke("q") else "n", [END, "n"])
+    builder = StateGraph(Log).add_node("n", lambda _: {"log": ["n"]}).add_edge(START, "n")
+    builder.add_conditional_edges("n", lambda _: END if model.invoke("q") else "n", [END, "n"])
     graph = guard(builder, Budget(calls=2), ledger=ledger, nodes=["n"]).compile(checkpointer=InMemorySaver())
 
     graph.invoke({"log": []}, T)
@@ -237,7 +247,7 @@ def test_a_refusal_in_a_tool_is_no_tool_error() -> None:
 def test_plain_llms_are_metered() -> None:
     """A text-completion model, which tells no usage, is estimated."""
     llm, ledger = FakeListLLM(responses=["four"]), MemoryLedger()
-    graph = one(lambda state: {"log": [llm.invoke("two and two")]}, Budget(tokens=10_000), ledger=ledger)
+    graph = one(lambda _: {"log": [llm.invoke("two and two")]}, Budget(tokens=10_000), ledger=ledger)
 
     graph.invoke({"log": []}, T)
 
@@ -250,7 +260,7 @@ def test_plain_llms_are_metered() -> None:
 def test_calls_outside_the_graph_are_not_metered() -> None:
     """A call made after the run, or by another graph, is not charged to it."""
     model, ledger = Scripted(), MemoryLedger()
-    graph = one(lambda state: {"log": [model.invoke("q").content]}, Budget(calls=5), ledger=ledger)
+    graph = one(lambda _: {"log": [model.invoke("q").content]}, Budget(calls=5), ledger=ledger)
     graph.invoke({"log": []}, T)
 
     model.invoke("q")
@@ -264,7 +274,7 @@ def test_calls_outside_the_graph_are_not_metered() -> None:
 def test_a_charge_says_whose_it_is() -> None:
     """A charge names node, model, provider, run, thread, task and attempt."""
     ledger, model = MemoryLedger(), Scripted()
-    graph = one(lambda state: {"log": [model.invoke("q").content]}, Budget(calls=5), ledger=ledger)
+    graph = one(lambda _: {"log": [model.invoke("q").content]}, Budget(calls=5), ledger=ledger)
     seen = [chunk for chunk in graph.stream({"log": []}, T, stream_mode="tasks") if chunk["name"] == "n"]
 
     (charge,) = ledger.charges()
@@ -299,7 +309,7 @@ def test_every_attempt_is_charged_with_its_number() -> None:
 def test_runs_and_threads_are_kept_apart() -> None:
     """Each input is a run of its own, and each thread has its own total."""
     ledger, model = MemoryLedger(), Scripted()
-    graph = one(lambda state: {"log": [model.invoke("q").content]}, Budget(calls=5), ledger=ledger)
+    graph = one(lambda _: {"log": [model.invoke("q").content]}, Budget(calls=5), ledger=ledger)
     for thread in ("a", "a", "b"):
         graph.invoke({"log": []}, {"configurable": {"thread_id": thread}})
 
@@ -310,7 +320,7 @@ def test_runs_and_threads_are_kept_apart() -> None:
 def test_calls_of_a_graph_inside_name_the_innermost_node() -> None:
     """A call in a graph inside is charged once, to its own node, and counts in the states of both graphs."""
     ledger, model = MemoryLedger(), Scripted()
-    inside = StateGraph(Log).add_node("x", lambda state: {"log": [model.invoke("q").content]}).add_edge(START, "x")
+    inside = StateGraph(Log).add_node("x", lambda _: {"log": [model.invoke("q").content]}).add_edge(START, "x")
     builder = StateGraph(Log).add_node("sub", inside.compile()).add_edge(START, "sub")
     graph = guard(builder, Budget(calls=5), ledger=ledger).compile(checkpointer=InMemorySaver())
 
@@ -327,7 +337,7 @@ def test_calls_of_a_graph_inside_name_the_innermost_node() -> None:
 def test_missing_usage_is_estimated_and_marked(kind: type[Scripted]) -> None:
     """A call without usage is never free: it is estimated from what was sent and received, and says so."""
     model, ledger = kind(usage=None, script=[LONG]), MemoryLedger()
-    graph = one(lambda state: {"log": [list(model.stream("a question"))[-1].content]}, Budget(usd=1), ledger=ledger)
+    graph = one(lambda _: {"log": [list(model.stream("a question"))[-1].content]}, Budget(usd=1), ledger=ledger)
 
     graph.invoke({"log": []}, T)
 
@@ -352,7 +362,7 @@ def llm_cache() -> Iterator[None]:
 def test_cached_answers_are_free(kind: type[Scripted]) -> None:
     """An answer out of LangChain's cache is neither charged nor counted."""
     model, ledger = kind(), MemoryLedger()
-    graph = one(lambda state: {"log": [model.invoke("q").content for _ in range(5)]}, Budget(calls=2), ledger=ledger)
+    graph = one(lambda _: {"log": [model.invoke("q").content for _ in range(5)]}, Budget(calls=2), ledger=ledger)
 
     out = graph.invoke({"log": []}, T)
 
@@ -413,7 +423,7 @@ class Stuck(Streaming):
 
     begun: Any = None
 
-    async def _astream(self, *args: Any, **kwargs: Any) -> AsyncIterator[ChatGenerationChunk]:
+    async def _astream(self, *_: Any, **__: Any) -> AsyncIterator[ChatGenerationChunk]:
         self._next()
         yield ChatGenerationChunk(message=AIMessageChunk("one "))
         if self.begun is not None:
@@ -506,9 +516,7 @@ def test_a_refused_call_falls_back_to_a_cheaper_model() -> None:
     dear, cheap = Scripted(model_name="gpt-4o", max_tokens=10_000), Scripted(script=["cheap"])
     chain = dear.with_fallbacks([cheap], exceptions_to_handle=(BudgetExceeded,))
 
-    out = one(lambda state: {"log": [chain.invoke("q").content]}, Budget(usd="0.01"), ledger=ledger).invoke(
-        {"log": []}, T
-    )
+    out = one(lambda _: {"log": [chain.invoke("q").content]}, Budget(usd="0.01"), ledger=ledger).invoke({"log": []}, T)
 
     assert out == {"log": ["cheap"]}
     assert (dear.billed, cheap.billed) == (0, 1)
@@ -538,7 +546,7 @@ def test_each_attempt_of_with_retry_is_charged() -> None:
     model, ledger = Scripted(script=[ValueError("half an answer"), "ok"]), MemoryLedger()
     chain = model.with_retry(wait_exponential_jitter=False, stop_after_attempt=2)
 
-    out = one(lambda state: {"log": [chain.invoke("q").content]}, Budget(usd=1), ledger=ledger).invoke({"log": []}, T)
+    out = one(lambda _: {"log": [chain.invoke("q").content]}, Budget(usd=1), ledger=ledger).invoke({"log": []}, T)
 
     assert out == {"log": ["ok"]}
     assert [charge.assumed for charge in ledger.charges()] == [True, False]
@@ -549,7 +557,7 @@ def test_a_retried_refusal_is_never_sent() -> None:
     model = Scripted()
     chain = model.with_retry(wait_exponential_jitter=False, stop_after_attempt=3)
 
-    one(lambda state: {"log": [chain.invoke("q").content for _ in "ab"]}, Budget(calls=1)).invoke({"log": []}, T)
+    one(lambda _: {"log": [chain.invoke("q").content for _ in "ab"]}, Budget(calls=1)).invoke({"log": []}, T)
 
     assert model.billed == 1
 
@@ -558,8 +566,10 @@ def test_an_unknown_error_is_charged_at_its_worst_case() -> None:
     """A call that fails for a reason that says nothing of its bill costs what was held for it."""
     held: list[int] = []
     ledger = MemoryLedger()
-    model = Scripted(script=[ValueError("?")], before=lambda: held.extend(h.call.worst.nanousd for h in ledger.open_holds()))
-    graph = one(lambda state: {"log": [model.invoke("a question").content]}, Budget(usd=1), ledger=ledger)
+    model = Scripted(
+        script=[ValueError("?")], before=lambda: held.extend(h.call.worst.nanousd for h in ledger.open_holds())
+    )
+    graph = one(lambda _: {"log": [model.invoke("a question").content]}, Budget(usd=1), ledger=ledger)
 
     with pytest.raises(ValueError, match=r"\?"):
         graph.invoke({"log": []}, T)
@@ -577,10 +587,12 @@ def openai_model(answer: Callable[[httpx.Request], httpx.Response]) -> ChatOpenA
 
 
 def refusing(request: httpx.Request) -> httpx.Response:
+    """A transport that reaches nobody."""
     raise httpx.ConnectError("connection refused", request=request)
 
 
 def breaking(request: httpx.Request) -> httpx.Response:
+    """A transport that loses the answer."""
     raise httpx.ReadError("connection reset", request=request)
 
 
@@ -588,8 +600,8 @@ def breaking(request: httpx.Request) -> httpx.Response:
 def test_a_rejected_request_is_not_billed(status: int) -> None:
     """A request that the provider answered with an error status gives its hold back."""
     ledger = MemoryLedger()
-    model = openai_model(lambda request: httpx.Response(status, json={"error": {"message": "no"}}))
-    graph = one(lambda state: {"log": [model.invoke("q").content]}, Budget(usd=1, calls=1), ledger=ledger)
+    model = openai_model(lambda _: httpx.Response(status, json={"error": {"message": "no"}}))
+    graph = one(lambda _: {"log": [model.invoke("q").content]}, Budget(usd=1, calls=1), ledger=ledger)
 
     with pytest.raises(openai.APIStatusError):
         graph.invoke({"log": []}, T)
@@ -601,7 +613,7 @@ def test_a_rejected_request_is_not_billed(status: int) -> None:
 def test_a_refused_connection_is_not_billed() -> None:
     """A request that never reached the provider gives its hold back."""
     ledger, model = MemoryLedger(), openai_model(refusing)
-    graph = one(lambda state: {"log": [model.invoke("q").content]}, Budget(usd=1), ledger=ledger)
+    graph = one(lambda _: {"log": [model.invoke("q").content]}, Budget(usd=1), ledger=ledger)
 
     with pytest.raises(openai.APIConnectionError):
         graph.invoke({"log": []}, T)
@@ -613,7 +625,7 @@ def test_a_refused_connection_is_not_billed() -> None:
 def test_a_broken_connection_is_charged_at_its_worst_case() -> None:
     """A request whose answer was lost on the way may have been billed, and is charged."""
     ledger, model = MemoryLedger(), openai_model(breaking)
-    graph = one(lambda state: {"log": [model.invoke("q").content]}, Budget(usd=1), ledger=ledger)
+    graph = one(lambda _: {"log": [model.invoke("q").content]}, Budget(usd=1), ledger=ledger)
 
     with pytest.raises(openai.APIConnectionError):
         graph.invoke({"log": []}, T)
@@ -628,7 +640,7 @@ def test_the_user_sees_the_error_and_not_the_guard() -> None:
     error = ValueError("the model's own")
 
     with pytest.raises(ValueError, match="the model's own") as caught:
-        one(lambda state: {"log": [Scripted(script=[error]).invoke("q")]}, Budget(usd=1)).invoke({"log": []}, T)
+        one(lambda _: {"log": [Scripted(script=[error]).invoke("q")]}, Budget(usd=1)).invoke({"log": []}, T)
 
     assert caught.value is error
 
@@ -654,9 +666,7 @@ def test_every_metric_stops(budget: Budget, billed: int, per: str) -> None:
     model, kinds = Scripted(), {**budget.limits}
     usd = str(budget.usd) if budget.usd is not None else None
     kinds.pop("usd", None)
-    graph = one(
-        lambda state: {"log": [model.invoke("q").content for _ in range(9)]}, Budget(usd=usd, per=per, **kinds)
-    )
+    graph = one(lambda _: {"log": [model.invoke("q").content for _ in range(9)]}, Budget(usd=usd, per=per, **kinds))
 
     graph.invoke({"log": []}, T)
 
@@ -667,7 +677,7 @@ def test_several_budgets_hold_at_once() -> None:
     """A call needs room in every budget; the one without says no, by its name."""
     model = Scripted()
     budgets = [Budget(usd=1), Budget(calls=2), Budget(tokens=99_999, per="thread")]
-    graph = one(lambda state: {"log": [model.invoke("q").content for _ in range(9)]}, *budgets)
+    graph = one(lambda _: {"log": [model.invoke("q").content for _ in range(9)]}, *budgets)
 
     graph.invoke({"log": []}, T)
 
@@ -680,7 +690,7 @@ def two(models: dict[str, Scripted], *budgets: Budget, **options: Any) -> Any:
     builder = StateGraph(Log)
     for before, name in zip([START, *models], models, strict=False):
         builder.add_node(
-            name, lambda state, name=name: {"log": [name + str(models[name].invoke("q").content) for _ in range(3)]}
+            name, lambda _, name=name: {"log": [name + str(models[name].invoke("q").content) for _ in range(3)]}
         )
         builder.add_edge(before, name)
     options.setdefault("ledger", MemoryLedger())
@@ -724,7 +734,7 @@ def test_a_spent_budget_for_a_model_leaves_nodes_of_other_models_alone(gate: str
 def test_where_a_budget_counts(per: str, billed: int) -> None:
     """Two inputs of two calls each: a budget of three per run lets all pass, per branch or thread one less."""
     model = Scripted()
-    graph = one(lambda state: {"log": [model.invoke("q").content for _ in "ab"]}, Budget(calls=3, per=per))
+    graph = one(lambda _: {"log": [model.invoke("q").content for _ in "ab"]}, Budget(calls=3, per=per))
     for _ in "ab":
         graph.invoke({"log": []}, T)
 
@@ -735,9 +745,9 @@ def test_a_thread_budget_counts_all_branches() -> None:
     """Time travel gives branch money back, and thread money not."""
     for per, runs in (("branch", True), ("thread", False)):
         model = Scripted()
-        graph = one(lambda state, m=model: {"log": [m.invoke("q").content]}, Budget(calls=1, per=per))
+        graph = one(lambda _, m=model: {"log": [m.invoke("q").content]}, Budget(calls=1, per=per))
         graph.invoke({"log": []}, T)
-        start = next(s.config for s in graph.get_state_history(T) if s.next == ("n",) or s.next == ("n.budget",))
+        start = next(s.config for s in graph.get_state_history(T) if s.next in {("n",), ("n.budget",)})
 
         graph.invoke(None, start)
 
@@ -752,7 +762,7 @@ def test_a_policy_sees_the_call_and_may_refuse_it() -> None:
         seen.append((spend.calls, call.node, call.model, call.worst.output_tokens))
         return Breach(budget="no third", kind="policy") if spend.calls >= 2 else None
 
-    graph = one(lambda state: {"log": [model.invoke("q").content for _ in range(5)]}, no_third)
+    graph = one(lambda _: {"log": [model.invoke("q").content for _ in range(5)]}, no_third)
     graph.invoke({"log": []}, T)
 
     assert model.billed == 2
@@ -764,7 +774,7 @@ def test_a_policy_sees_the_call_and_may_refuse_it() -> None:
 def test_a_model_without_a_price_trips_a_usd_budget() -> None:
     """A model that shows up at run time without a price is refused rather than free."""
     chosen: list[Scripted] = []
-    graph = one(lambda state: {"log": [chosen[0].invoke("q").content]}, Budget(usd=1))
+    graph = one(lambda _: {"log": [chosen[0].invoke("q").content]}, Budget(usd=1))
     chosen.append(Scripted(model_name="house-blend"))
 
     graph.invoke({"log": []}, T)
@@ -776,7 +786,7 @@ def test_a_model_without_a_price_trips_a_usd_budget() -> None:
 def test_a_model_without_a_price_is_fine_for_tokens() -> None:
     """A budget in tokens or calls needs no price."""
     model = Scripted(model_name="house-blend")
-    graph = one(lambda state: {"log": [model.invoke("q").content]}, Budget(tokens=5_000, calls=5))
+    graph = one(lambda _: {"log": [model.invoke("q").content]}, Budget(tokens=5_000, calls=5))
 
     assert graph.invoke({"log": []}, T) == {"log": ["ok"]}
 
@@ -786,7 +796,7 @@ def test_an_own_price_is_used() -> None:
     prices = PriceBook().add("house-blend", input_usd="1", output_usd="10")
     model, ledger = Scripted(model_name="house-blend"), MemoryLedger()
 
-    one(lambda state: {"log": [model.invoke("q").content]}, Budget(usd=1), prices=prices, ledger=ledger).invoke(
+    one(lambda _: {"log": [model.invoke("q").content]}, Budget(usd=1), prices=prices, ledger=ledger).invoke(
         {"log": []}, T
     )
 
@@ -797,6 +807,7 @@ def test_an_own_price_is_used() -> None:
 
 
 def events(chunks: list[Any]) -> list[tuple[float, str]]:
+    """Share and kind of each budget event."""
     return [(c["share"], c["event"]) for c in chunks if isinstance(c, dict) and c.get("type") == "budget"]
 
 
@@ -804,7 +815,7 @@ def test_warnings_are_streamed_once_as_they_are_crossed() -> None:
     """Each share of `warn_at` gives one event on the custom stream, when the spend crosses it."""
     model = Scripted()
     graph = one(
-        lambda state: {"log": [model.invoke("q").content for _ in range(10)]},
+        lambda _: {"log": [model.invoke("q").content for _ in range(10)]},
         Budget(calls=10, warn_at=(0.3, 0.5, 1.0)),
     )
 
@@ -815,7 +826,7 @@ def test_warnings_are_streamed_once_as_they_are_crossed() -> None:
 
 def test_a_warning_says_how_much() -> None:
     """The event names budget, node, spent, limit and remaining; USD as decimal strings."""
-    graph = one(lambda state: {"log": [Scripted().invoke("q").content]}, Budget(usd="0.0004", warn_at=(0.5,)))
+    graph = one(lambda _: {"log": [Scripted().invoke("q").content]}, Budget(usd="0.0004", warn_at=(0.5,)))
 
     (event,) = graph.stream({"log": []}, T, stream_mode="custom")
 
@@ -835,7 +846,7 @@ def test_a_warning_says_how_much() -> None:
 def test_warnings_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     """Each crossing gives one line in the log `graphguard`, with both numbers."""
     model = Scripted()
-    graph = one(lambda state: {"log": [model.invoke("q").content for _ in range(4)]}, Budget(calls=4, warn_at=(0.5,)))
+    graph = one(lambda _: {"log": [model.invoke("q").content for _ in range(4)]}, Budget(calls=4, warn_at=(0.5,)))
 
     with caplog.at_level(logging.WARNING, "graphguard"):
         graph.invoke({"log": []}, T)
@@ -850,7 +861,7 @@ def test_parallel_calls_cross_a_share_once() -> None:
     model = Scripted()
     builder = StateGraph(Log)
     for name in "abcdefgh":
-        builder.add_node(name, lambda state: {"log": [model.invoke("q").content]})
+        builder.add_node(name, lambda _: {"log": [model.invoke("q").content]})
         builder.add_edge(START, name)
     graph = guard(builder, Budget(calls=8, warn_at=(0.25, 0.5, 0.75, 1)), ledger=MemoryLedger()).compile()
 
@@ -861,7 +872,7 @@ def test_parallel_calls_cross_a_share_once() -> None:
 
 def test_without_a_share_there_is_no_warning() -> None:
     """`warn_at=()` is silent."""
-    graph = one(lambda state: {"log": [Scripted().invoke("q").content]}, Budget(calls=1, warn_at=()))
+    graph = one(lambda _: {"log": [Scripted().invoke("q").content]}, Budget(calls=1, warn_at=()))
 
     assert list(graph.stream({"log": []}, T, stream_mode="custom")) == []
 
@@ -872,7 +883,7 @@ def test_without_a_share_there_is_no_warning() -> None:
 def test_the_meter_agrees_with_langchains_own() -> None:
     """Totals equal those of LangChain's usage handler for the same run."""
     model, ledger = Scripted(), MemoryLedger()
-    graph = one(lambda state: {"log": [str(SYNC[way](model)) for way in SYNC]}, Budget(usd=9), ledger=ledger)
+    graph = one(lambda _: {"log": [str(SYNC[way](model)) for way in SYNC]}, Budget(usd=9), ledger=ledger)
 
     with get_usage_metadata_callback() as theirs:
         graph.invoke({"log": []}, T)
@@ -884,7 +895,7 @@ def test_the_meter_agrees_with_langchains_own() -> None:
 def test_a_refusal_is_not_logged_as_a_broken_callback(caplog: pytest.LogCaptureFixture) -> None:
     """LangChain's line about an error in a callback is kept out of the log for refusals."""
     model = Scripted()
-    graph = one(lambda state: {"log": [model.invoke("q").content for _ in "ab"]}, Budget(calls=1, warn_at=()))
+    graph = one(lambda _: {"log": [model.invoke("q").content for _ in "ab"]}, Budget(calls=1, warn_at=()))
 
     with caplog.at_level(logging.WARNING):
         graph.invoke({"log": []}, T)

@@ -21,12 +21,19 @@ class Log(TypedDict, total=False):
     log: Annotated[list[Any], operator.add]
 
 
+MODEL = Scripted()
+
+
+def _call(_: Log) -> Log:
+    return {"log": [MODEL.invoke("q").content]}
+
+
 def builder(*names: str, model: Scripted | None = None, schema: type = Log) -> StateGraph:
     """Nodes that call a model, not yet connected."""
     model = model or Scripted()
     graph = StateGraph(schema)
     for name in names:
-        graph.add_node(name, lambda state, name=name: {"log": [name + str(model.invoke("q").content)]})
+        graph.add_node(name, lambda _, name=name: {"log": [name + str(model.invoke("q").content)]})
     return graph
 
 
@@ -40,6 +47,7 @@ def connected(*edges: tuple[Any, str]) -> StateGraph:
 
 
 def gates(graph: Any) -> dict[str, str]:
+    """Where the gate of each model node is."""
     return {name: node.gate for name, node in model_nodes(graph).items()}
 
 
@@ -51,7 +59,7 @@ def test_a_line_has_gate_nodes() -> None:
 def test_a_loop_has_a_gate_node() -> None:
     """An agent's loop has its gate as a node."""
     graph = builder("a").add_edge(START, "a")
-    graph.add_conditional_edges("a", lambda state: END, ["a", END])
+    graph.add_conditional_edges("a", lambda _: END, ["a", END])
 
     assert gates(graph) == {"a": "node"}
 
@@ -79,14 +87,14 @@ def test_a_join_is_inline() -> None:
 
 def test_a_deferred_node_is_inline() -> None:
     """A deferred node runs when all else is done, so a gate before it would not know when."""
-    graph = StateGraph(Log).add_node("a", lambda state, m=Scripted(): {"log": [m.invoke("q")]}, defer=True)
+    graph = StateGraph(Log).add_node("a", _call, defer=True)
 
     assert gates(graph.add_edge(START, "a")) == {"a": "inline"}
 
 
 def test_a_cached_node_is_inline() -> None:
     """An answer out of the node's cache needs no budget, so nothing asks in front of it."""
-    graph = StateGraph(Log).add_node("a", lambda state, m=Scripted(): {"log": [m.invoke("q")]}, cache_policy=CachePolicy())
+    graph = StateGraph(Log).add_node("a", _call, cache_policy=CachePolicy())
     compiled = graph.add_edge(START, "a").compile(cache=InMemoryCache())
 
     assert gates(compiled) == {"a": "inline"}

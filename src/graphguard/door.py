@@ -93,9 +93,7 @@ class Visit:
         if self._scope is None:
             with self.door.meter.lock:  # the user's code may call models in several threads
                 if self._scope is None:
-                    self._scope = Scope(
-                        self.door.meter, Task.of(self.config), self.parent, talks=self.door.talks
-                    )
+                    self._scope = Scope(self.door.meter, Task.of(self.config), self.parent, talks=self.door.talks)
         return self._scope
 
     def __enter__(self) -> bool:

@@ -14,7 +14,7 @@ import functools
 import uuid
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypeVar, cast
 
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableSequence
 from langchain_core.runnables.config import run_in_executor, var_child_runnable_config
@@ -208,7 +208,7 @@ def _rebuilt(compiled: AnyGraph, meter: Meter, builder: AnyBuilder, *, inside: b
         new.nodes[name] = _doored(node, door, ways, once=name in cached)
     _add_gates(new, meter, gate_of, review, talks=talks)
     for field, reducer in _REDUCERS.items():
-        channel = BinaryOperatorAggregate(dict, reducer)
+        channel = _Field(dict, reducer)
         channel.key = field
         new.channels[field] = channel
     if isinstance(compiled.stream_channels, list):
@@ -216,6 +216,15 @@ def _rebuilt(compiled: AnyGraph, meter: Meter, builder: AnyBuilder, *, inside: b
     if (mapper := getattr(compiled, "_state_mapper", None)) is not None:
         new._state_mapper = _StateMapper(mapper)  # noqa: SLF001 - set by compile(), read by stream v2
     return new.validate()
+
+
+class _Field(BinaryOperatorAggregate[dict[str, object]]):
+    """A state field of graphguard's own. LangGraph copies every field for each conditional edge."""
+
+    def copy(self) -> Self:
+        new = object.__new__(type(self))
+        new.typ, new.key, new.operator, new.value = self.typ, self.key, self.operator, self.value
+        return new
 
 
 class _StateMapper:
@@ -331,6 +340,14 @@ class _Finish(RunnableCallable):
         self.meter = meter
         self.once = once
         ChannelWrite.register_writer(self, [])
+
+    def invoke(self, input: object, config: RunnableConfig | None = None, **_: object) -> object:  # noqa: A002 - LangGraph's signature
+        """Finish the task, without what `RunnableCallable` does for functions that it doesn't know."""
+        return self._finish(input, config or {})
+
+    async def ainvoke(self, input: object, config: RunnableConfig | None = None, **_: object) -> object:  # noqa: A002 - LangGraph's signature
+        """The same."""
+        return self._finish(input, config or {})
 
     def _finish(self, value: object, config: RunnableConfig) -> object:
         task = Task.of(config)

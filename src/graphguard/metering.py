@@ -22,7 +22,6 @@ from langchain_core.callbacks import BaseCallbackHandler
 
 # The coroutine that awaits async handlers; a handler method must know whether it is called from there.
 from langchain_core.callbacks.manager import _ahandle_event_for_handler
-from langchain_core.messages import AIMessage
 from langchain_core.tracers.context import register_configure_hook
 from langgraph._internal import _constants as keys
 from langgraph.errors import GraphInterrupt
@@ -88,7 +87,15 @@ def _is_of_gate(interrupt: Interrupt) -> bool:
     return isinstance(interrupt.value, dict) and "answers_before" in interrupt.value
 
 
-def _no_answer(consume: bool = False) -> None:  # noqa: ARG001, FBT001, FBT002 - LangGraph's signature
+def _is_ours(interrupt: Interrupt) -> bool:
+    return isinstance(interrupt.value, dict) and interrupt.value.get("kind") == "graphguard.budget"
+
+
+def _is_mark(value: object) -> bool:
+    return isinstance(value, dict) and _MARK in value
+
+
+def _no_answer(consume: bool = False) -> None:  # noqa: FBT001, FBT002 - LangGraph's signature
     """Stand in for LangGraph's look at the answer without an address, where that is not for the node's code."""
 
 
@@ -350,17 +357,30 @@ class Task:
         told = [value for channel, value in self.writes if channel == keys.RESUME]
         pad = self.config[keys.CONF][keys.CONFIG_KEY_SCRATCHPAD]
         values = list(kept) if kept is not None else cast("list[object]", told[-1]) if told else list(pad.resume)
+        waiting = self._waiting(pad)
+        users = () if told else self._unanswered(pad, waiting, values)
         mine = self._asking({**payload, "answers_before": len(values)})
         asked = instead(self, mine) if callable(instead) else instead or mine
         self.writes.clear()  # an edge asks after its node wrote, and the node runs again
         self.send([(keys.RESUME, values)] if values else [])
-        waiting = self._waiting(pad)
-        users = tuple(interrupt for interrupt in waiting if not _is_of_gate(interrupt))
         if asked is not mine and not told and (users or not waiting):
             # Left undone, to run again on resume; a question of the node's own that waits is shown again.
             raise GraphInterrupt(users)
         # With another's question, of one id, in place of its own: that one is answered, and must not wait.
         raise GraphInterrupt((asked,))
+
+    def _unanswered(
+        self, pad: PregelScratchpad, waiting: Sequence[Interrupt], values: list[object]
+    ) -> tuple[Interrupt, ...]:
+        """The node's own questions that still wait; an answer that its code did not come to goes to `values`."""
+        users = tuple(interrupt for interrupt in waiting if not _is_of_gate(interrupt))
+        by_id = self.config[keys.CONF].get(keys.CONFIG_KEY_RESUME_MAP) or {}
+        if users and not by_id and not self._is_plain_answer_ours():
+            plain = pad.get_null_resume(_TAKE)
+            if plain is not None:
+                values.append(plain)
+                return ()
+        return tuple(interrupt for interrupt in users if interrupt.id not in by_id)
 
     def _waiting(self, pad: PregelScratchpad) -> list[Interrupt]:
         """What this task asked in an earlier attempt, the gate's questions included."""
@@ -410,10 +430,10 @@ class Task:
         return any(task != self.id or asked.id == own for task, asked in self._questions(pad))
 
     def _gates_asked(self, pad: PregelScratchpad) -> bool:
-        """Whether any gate asked in this superstep, answered or not."""
-        return any(
-            (channel == keys.INTERRUPT and any(map(_is_of_gate, cast("Sequence[Interrupt]", value))))
-            or (channel == keys.RESUME and isinstance(value, list) and any(isinstance(v, dict) and _MARK in v for v in value))
+        """Whether anything of ours was asked in this run of the graph or in this superstep, answered or not."""
+        return bool(self.read("trip")) or any(
+            (channel == keys.INTERRUPT and any(map(_is_ours, cast("Sequence[Interrupt]", value))))
+            or (channel == keys.RESUME and isinstance(value, list) and any(map(_is_mark, value)))
             for _, channel, value in self._pending(pad)
         )
 
@@ -434,7 +454,7 @@ class _Open:
     prompt: tuple[int, ...]
     tools: int
     input_bound: int
-    caches_an_hour: bool = False
+    request: tuple[Sequence[BaseMessage | str], Mapping[str, object]]
     streamed_bytes: int = 0
     streamed: Usage | None = None
 
@@ -531,13 +551,15 @@ class Handler(BaseCallbackHandler):
         model = str(named) if named else None
         provider = str(metadata["ls_provider"]) if metadata.get("ls_provider") else None
         claims = self.scope.claims(model=model)
-        prompt = [message for part in messages for message in ([part] if isinstance(part, str) else part)]
+        prompt: list[BaseMessage | str] = []
+        for part in messages:
+            prompt += [part] if isinstance(part, str) else part
         marks = tuple(map(_fingerprint, prompt))
         tools = tools_bound(cast("Sequence[object]", params.get("tools") or params.get("functions") or ()))
         bound = self._input_bound(model, prompt, marks, tools)
         if not claims and not self._policies:
             call = Call(id=new_id(), node=self.scope.task.node, model=model, provider=provider)
-            return _Open(call, 0.0, marks, tools, bound, _caches_an_hour(prompt, params))
+            return _Open(call, 0.0, marks, tools, bound, (prompt, params))
         cap = output_cap(metadata, params) or self.scope.meter.caps.get(model or "")
         nanousd = 0
         if model is not None and any("usd" in claim.limits for claim in claims):
@@ -552,7 +574,7 @@ class Handler(BaseCallbackHandler):
             claims=claims,
         )
         self._ask_policies(call)
-        return _Open(call, 0.0, marks, tools, bound, _caches_an_hour(prompt, params))
+        return _Open(call, 0.0, marks, tools, bound, (prompt, params))
 
     @property
     def _policies(self) -> bool:
@@ -581,21 +603,24 @@ class Handler(BaseCallbackHandler):
         """An upper bound of the prompt's tokens: what the last call said, plus the bytes added since."""
         known = self.scope.meter.prompts.get((self.scope.task.thread or self.scope.run, self.scope.nodes, model))
         if known is not None:
-            fingerprints, told, old_tools = known
+            fingerprints, told, old_tools, answers = known
             count = len(fingerprints)
             if tools == old_tools and marks[:count] == fingerprints:
                 added = prompt[count:]
-                if added and isinstance(added[0], AIMessage):  # the answer itself, whose tokens the last call told too
+                # The answer itself, whose tokens the last call told too, unless somebody edited it since.
+                if added and marks[count] in answers:
                     return told + _ANSWER_FRAME + _bytes(added[1:])
                 return told + _bytes(added)
         return tools + _bytes(prompt)
 
-    def _remember(self, opened: _Open, usage: Usage) -> None:
+    def _remember(self, opened: _Open, usage: Usage, response: LLMResult) -> None:
         if usage.estimated or not usage.input_tokens:
             return
         prompts = self.scope.meter.prompts
         place = (self.scope.task.thread or self.scope.run, self.scope.nodes, opened.call.model)
-        prompts[place] = (opened.prompt, usage.tokens, opened.tools)
+        choices = [choice for choices in response.generations for choice in choices]
+        messages = [message for choice in choices if (message := getattr(choice, "message", None)) is not None]
+        prompts[place] = (opened.prompt, usage.tokens, opened.tools, tuple(map(_fingerprint, messages)))
         while len(prompts) > _PROMPTS:
             prompts.popitem(last=False)
 
@@ -628,7 +653,7 @@ class Handler(BaseCallbackHandler):
             self._ledger.release(opened.call.id)
             return
         usage = _completed(usage, opened)
-        self._remember(opened, usage)
+        self._remember(opened, usage, response)
         self._charge(opened, usage, model, provider)
 
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **_: object) -> None:
@@ -736,12 +761,13 @@ _TOLD_BY_MODELS: Final = frozenset({"ai", "AIMessageChunk"})
 
 def _fingerprint(message: BaseMessage | str) -> int:
     """What tells a message of a prompt from another; each call asks for those of the whole conversation."""
-    if isinstance(message, str):
+    if type(message) is str:
         return hash(message)
     kind, content, name, extra = _MESSAGE(message)
     rest: object = None
     # By name: isinstance() takes longer than all the rest here, as messages have an abstract base class.
     if kind in _TOLD_BY_MODELS:
+        kind = "ai"  # a streamed answer is put into the state as a whole one
         calls, wrong = _CALLS(message)
         if calls or wrong:
             rest = repr(([(call["id"], call["name"], call["args"]) for call in calls], wrong))
@@ -786,7 +812,7 @@ def _completed(usage: Usage, opened: _Open) -> Usage:
         # Input is counted in the stream's first event, and lost when the last one doesn't repeat it.
         usage = replace(usage, input_tokens=opened.input_bound, estimated=True)
     split = usage.cache_write_5m_tokens + usage.cache_write_1h_tokens
-    if opened.caches_an_hour and usage.cache_write_tokens > split:
+    if usage.cache_write_tokens > split and _caches_an_hour(*opened.request):
         # The stream's usage doesn't say for how long; the request asked for the dearer hour.
         usage = replace(usage, cache_write_1h_tokens=usage.cache_write_tokens - usage.cache_write_5m_tokens)
     return usage

@@ -175,7 +175,7 @@ class Meter:
         self.settings = settings
         self.caps = dict(caps)
         self.unfolded = Unfolded()
-        self.prompts: OrderedDict[tuple[object, ...], tuple[tuple[int, ...], int, int]] = OrderedDict()
+        self.prompts: OrderedDict[tuple[object, ...], tuple[tuple[int, ...], int, int, tuple[int, ...]]] = OrderedDict()
         self.lock = threading.Lock()
         self.asked: OrderedDict[tuple[str, str], tuple[Interrupt, weakref.ref[object] | None]] = OrderedDict()
         self.finished: dict[str, Scope] = {}

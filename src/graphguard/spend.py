@@ -280,7 +280,12 @@ def _add_each(target: dict[str, object], by: Mapping[str, object]) -> None:
 def _raise_each(target: dict[str, object], limits: Mapping[str, object]) -> None:
     if limits:
         old = _mapping(target, "limits")
-        target["limits"] = {**old, **{key: {**_mapping(old, key), **_mapping(limits, key)} for key in limits}}
+        target["limits"] = {**old, **{key: _highest(_mapping(old, key), _mapping(limits, key)) for key in limits}}
+
+
+def _highest(old: Mapping[str, object], new: Mapping[str, object]) -> dict[str, object]:
+    # Lines beside each other may tell of raises in any order; none of them takes another's back.
+    return {**old, **{m: v for m, v in new.items() if m not in old or Decimal(str(v)) >= Decimal(str(old[m]))}}
 
 
 def _amounts(data: Mapping[str, object]) -> list[int]:

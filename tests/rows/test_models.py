@@ -47,7 +47,7 @@ def test_b84_the_price_is_that_of_the_model_that_answered() -> None:
     ledger = MemoryLedger()
     model = Scripted(script=[answer(model="gpt-4o-2024-08-06"), answer(model="gpt-4o-mini-2024-07-18")])
 
-    one(lambda state: {"log": [len(model.batch(["q"])), len(model.batch(["q"]))]}, Budget(usd=1), ledger=ledger).invoke(
+    one(lambda _: {"log": [len(model.batch(["q"])), len(model.batch(["q"]))]}, Budget(usd=1), ledger=ledger).invoke(
         {"log": []}, T
     )
 
@@ -77,7 +77,7 @@ def test_b85_a_configurable_model_is_priced_as_configured() -> None:
     """A model chosen by `config["configurable"]` is priced by what was chosen."""
     ledger = MemoryLedger()
     model = Scripted().configurable_fields(model_name=ConfigurableField(id="model"))
-    graph = one(lambda state, config: {"log": [model.invoke("q", config).content]}, Budget(usd=1), ledger=ledger)
+    graph = one(lambda _, config: {"log": [model.invoke("q", config).content]}, Budget(usd=1), ledger=ledger)
 
     for name in ("gpt-4o-mini", "gpt-4o"):
         graph.invoke({"log": []}, {"configurable": {"thread_id": name, "model": name}})
@@ -89,7 +89,7 @@ def test_b85_alternatives_are_counted_by_their_own_budgets() -> None:
     """A budget for one model refuses that one and leaves its alternative alone."""
     dear, cheap = Scripted(model_name="gpt-4o"), Scripted()
     model = dear.configurable_alternatives(ConfigurableField(id="tier"), default_key="dear", cheap=cheap)
-    graph = one(lambda state, config: {"log": [model.invoke("q", config).content]}, Budget(calls=1, model="gpt-4o"))
+    graph = one(lambda _, config: {"log": [model.invoke("q", config).content]}, Budget(calls=1, model="gpt-4o"))
 
     for tier in ("dear", "dear", "cheap", "cheap"):
         graph.invoke({"log": []}, {"configurable": {"thread_id": "t", "tier": tier}})
@@ -110,9 +110,7 @@ def test_b87_structured_output_is_metered(*, include_raw: bool) -> None:
     model = Scripted(script=[tool_call("Verdict", good=False)])
     structured = model.with_structured_output(Verdict, include_raw=include_raw)
 
-    out = one(lambda state: {"log": [bool(structured.invoke("q"))]}, Budget(usd=1), ledger=ledger).invoke(
-        {"log": []}, T
-    )
+    out = one(lambda _: {"log": [bool(structured.invoke("q"))]}, Budget(usd=1), ledger=ledger).invoke({"log": []}, T)
 
     assert out == {"log": [True]}
     assert ledger.total() == Spend(nanousd=NANOUSD_PER_CALL, input_tokens=1_000, output_tokens=100, calls=1)
@@ -122,7 +120,7 @@ def test_b87_an_answer_that_does_not_parse_is_charged() -> None:
     """A call whose answer can't be parsed was billed, and is charged once."""
     ledger = MemoryLedger()
     structured = Scripted(script=[tool_call("Verdict", good="neither")]).with_structured_output(Verdict)
-    graph = one(lambda state: {"log": [structured.invoke("q")]}, Budget(usd=1), ledger=ledger)
+    graph = one(lambda _: {"log": [structured.invoke("q")]}, Budget(usd=1), ledger=ledger)
 
     with pytest.raises(ValueError, match="good"):
         graph.invoke({"log": []}, T)
@@ -189,7 +187,7 @@ def test_b89_cached_input_costs_less_and_writing_the_cache_more() -> None:
     ]
     model = Scripted(script=script, model_name="claude-sonnet-4-5")
 
-    one(lambda state: {"log": [model.invoke("q").content for _ in script]}, Budget(usd=1), ledger=ledger).invoke(
+    one(lambda _: {"log": [model.invoke("q").content for _ in script]}, Budget(usd=1), ledger=ledger).invoke(
         {"log": []}, T
     )
 
@@ -203,7 +201,7 @@ def test_b90_reasoning_is_counted_once() -> None:
     ledger = MemoryLedger()
     model = Scripted(script=[answer(output_token_details={"reasoning": 90})])
 
-    one(lambda state: {"log": [model.invoke("q").content]}, Budget(usd=1), ledger=ledger).invoke({"log": []}, T)
+    one(lambda _: {"log": [model.invoke("q").content]}, Budget(usd=1), ledger=ledger).invoke({"log": []}, T)
 
     assert ledger.total() == Spend(nanousd=NANOUSD_PER_CALL, input_tokens=1_000, output_tokens=100, calls=1)
 
@@ -229,7 +227,7 @@ def test_b91_a_batch_of_n_is_n_charges() -> None:
     """`batch` with a concurrency limit charges each of its calls, and stops where the budget ends."""
     ledger, model = MemoryLedger(), Scripted()
     graph = one(
-        lambda state: {"log": [len(model.batch(["q"] * 7, {"max_concurrency": 3}))]}, Budget(calls=7), ledger=ledger
+        lambda _: {"log": [len(model.batch(["q"] * 7, {"max_concurrency": 3}))]}, Budget(calls=7), ledger=ledger
     )
 
     assert graph.invoke({"log": []}, T) == {"log": [7]}
@@ -240,7 +238,7 @@ def test_b91_a_batch_over_budget_never_overshoots() -> None:
     """Of a batch that is too large, exactly what the budget allows is sent."""
     ledger, model = MemoryLedger(), Scripted()
 
-    one(lambda state: {"log": [len(model.batch(["q"] * 9))]}, Budget(calls=4), ledger=ledger).invoke({"log": []}, T)
+    one(lambda _: {"log": [len(model.batch(["q"] * 9))]}, Budget(calls=4), ledger=ledger).invoke({"log": []}, T)
 
     assert ledger.total().calls == model.billed == 4
     assert ledger.open_holds() == ()
@@ -252,14 +250,14 @@ def test_b91_a_rate_limiter_is_asked_once_a_call() -> None:
     class Counting(InMemoryRateLimiter):
         asked = 0
 
-        def acquire(self, *, blocking: bool = True) -> bool:
+        def acquire(self, *, blocking: bool = True) -> bool:  # noqa: ARG002 - LangChain's signature
             self.asked += 1
             return True
 
     limiter = Counting(requests_per_second=1_000)
     model = Scripted(rate_limiter=limiter)
 
-    one(lambda state: {"log": [model.invoke("q").content for _ in "abc"]}, Budget(calls=9)).invoke({"log": []}, T)
+    one(lambda _: {"log": [model.invoke("q").content for _ in "abc"]}, Budget(calls=9)).invoke({"log": []}, T)
 
     assert limiter.asked == model.billed == 3
 
@@ -281,7 +279,7 @@ def test_b95_langchains_fake_model_is_metered() -> None:
 def test_b95_a_fake_model_without_a_price_is_refused_by_a_usd_budget() -> None:
     """A model that tells no name has no price, so a USD budget stops it rather than taking it for free."""
     model = GenericFakeChatModel(messages=iter([AIMessage("one"), AIMessage("two")]))
-    graph = one(lambda state: {"log": [model.invoke("q").content, model.invoke("q").content]}, Budget(usd=1))
+    graph = one(lambda _: {"log": [model.invoke("q").content, model.invoke("q").content]}, Budget(usd=1))
 
     graph.invoke({"log": []}, T)
 
@@ -291,7 +289,7 @@ def test_b95_a_fake_model_without_a_price_is_refused_by_a_usd_budget() -> None:
 def test_b95_a_node_can_be_called_by_hand() -> None:
     """`graph.nodes["n"].invoke(state)` runs the guarded node alone, and needs no checkpointer."""
     ledger, model = MemoryLedger(), Scripted()
-    graph = one(lambda state: {"log": [str(model.invoke("q").content)]}, Budget(calls=5), ledger=ledger)
+    graph = one(lambda _: {"log": [str(model.invoke("q").content)]}, Budget(calls=5), ledger=ledger)
 
     assert graph.nodes["n"].invoke({"log": []}) == {"log": ["ok"]}
     assert ledger.total().calls == 1
@@ -302,7 +300,7 @@ def test_b95_parts_of_a_graph_run_from_a_made_up_state(gate: str) -> None:
     """`update_state(as_node=...)` and `interrupt_after` run a part of the guarded graph as of the bare one."""
     builder = StateGraph(Log)
     for before, name in zip([START, *"abc"], "abcd", strict=True):
-        builder.add_node(name, lambda state, name=name: {"log": [name + str(Scripted().invoke("q").content)]})
+        builder.add_node(name, lambda _, name=name: {"log": [name + str(Scripted().invoke("q").content)]})
         builder.add_edge(before, name)
     guarded = guard(builder, Budget(calls=9), gate=gate, nodes=list("abcd"), ledger=MemoryLedger())
 
@@ -316,7 +314,10 @@ def test_b95_a_scripted_run_can_be_resumed_offline() -> None:
     """A budget question can be tested without network, server or key."""
     model = GenericFakeChatModel(messages=iter([AIMessage("one"), AIMessage("two")]))
     agent = guard(
-        create_agent(model, [], checkpointer=InMemorySaver()), Budget(calls=1), on_trip="interrupt", ledger=MemoryLedger()
+        create_agent(model, [], checkpointer=InMemorySaver()),
+        Budget(calls=1),
+        on_trip="interrupt",
+        ledger=MemoryLedger(),
     )
     agent.invoke({"messages": [HumanMessage("hi")]}, T)
 

@@ -117,12 +117,11 @@ def test_b19_answer_from_the_cache_needs_no_budget(cache):
     model = Scripted()
     graph = guard(cached(model), Budget(calls=1)).compile(cache=cache, checkpointer=InMemorySaver())
     graph.invoke({"log": []}, thread("t"))
-    graph.update_state(thread("t"), {"spend": {"calls": 9}})
+    graph.update_state(thread("poor"), {"spend": {"calls": 1}})
 
-    graph.invoke({"log": []}, thread("other"))
-
+    assert graph.invoke({"log": []}, thread("poor")) == {"log": ["a"]}
     assert model.billed == 1
-    assert graph.get_state(thread("other")).values["log"] == ["a"]
+    assert Trip.of(graph.get_state(thread("poor"))) is None
 
 
 @GATES
@@ -574,6 +573,20 @@ async def test_b26_raise_keeps_what_was_done(gate, sync):
     out = await run(graph, None, thread("t"), sync=sync)
 
     assert out == {"log": ["a", "b", "c"]}
+
+
+@GATES
+def test_b26_trip_belongs_to_its_run(gate):
+    """The next run of the thread begins without the last one's trip."""
+    budget = Budget(calls=1)
+    graph = guard(line(Scripted(), "a", "b"), budget, gate=gate).compile(checkpointer=InMemorySaver())
+    graph.invoke({"log": []}, thread("t"))
+    assert Trip.of(graph.get_state(thread("t"))) is not None
+
+    graph.update_state(thread("t"), {"spend": {"limits": {budget.key: {"calls": 9}}}})
+    graph.invoke({"log": []}, thread("t"))
+
+    assert Trip.of(graph.get_state(thread("t"))) is None
 
 
 @GATES

@@ -795,6 +795,81 @@ def test_b12_uneven_branches_are_not_shifted():
     assert model.billed == 2
 
 
+def forking(model: Scripted, fork: object) -> StateGraph:
+    """Build a → {b, c} → d in which only the running graph tells that b and c run side by side."""
+    builder = StateGraph(State).add_node("a", lambda _: fork)
+    for name, node in (("b", calls(model, "b")), ("c", notes("c")), ("d", calls(model, "d"))):
+        builder.add_node(name, node)
+    return builder.add_edge(START, "a").add_edge("b", "d").add_edge("c", "d")
+
+
+@pytest.mark.parametrize(
+    "fork",
+    [
+        Command(goto=["b", "c"]),
+        [Command(goto="b"), Command(goto="c")],
+        Command(goto=["b", Send("c", {"log": []})]),
+        Command(goto=[Send("b", {"log": []}), "c"]),
+    ],
+    ids=["list", "two Commands", "with a Send", "with a Send to the model"],
+)
+def test_b12_forks_that_no_edge_announces_shift_nothing(fork):
+    """Where a Command forks at run time, b has no gate node in its way, and d runs once, as in the bare graph."""
+    model = Scripted()
+    bare = steps(forking(Scripted(), fork).compile(), {"log": []})
+    graph = guard(forking(model, fork), Budget(calls=9)).compile()
+    assert model_nodes(graph)["b"].gate == "node"
+
+    assert steps(graph, {"log": []}) == bare
+    assert model.billed == 2
+
+
+def test_b12_lines_that_began_to_fork_go_on_without_gate_nodes():
+    """Two lines of different length that run side by side meet as in the bare graph, far behind the fork."""
+    model = Scripted()
+
+    def shape() -> StateGraph:
+        builder = StateGraph(State).add_node("a", lambda _: Command(goto=["b", "x"]))
+        for name in ("b", "c", "d", "end"):
+            builder.add_node(name, calls(model, name))
+        for name in ("x", "y", "z"):
+            builder.add_node(name, notes(name))
+        builder.add_edge(START, "a").add_edge("b", "c").add_edge("c", "d").add_edge("x", "y").add_edge("y", "z")
+        return builder.add_edge("d", "end").add_edge("z", "end")
+
+    bare = steps(shape().compile(), {"log": []})
+
+    assert steps(guard(shape(), Budget(calls=99)).compile(), {"log": []}) == bare
+    assert bare[-1] == ["end"]
+
+
+def test_b12_forked_lines_are_gated_inline(ledger):
+    """Where no gate node is passed, the model nodes' own doors decide."""
+    model = Scripted()
+    graph = guard(forking(model, Command(goto=["b", "c"])), Budget(calls=1), ledger=ledger).compile(
+        checkpointer=InMemorySaver()
+    )
+
+    assert graph.invoke({"log": []}, thread("t")) == {"log": ["b", "c"]}
+    assert Trip.of(graph.get_state(thread("t"))).node == "d"
+    assert graph.get_state(thread("t")).next == ()
+
+
+def test_b12_next_run_has_its_gate_nodes_again():
+    """A fork shifts the gates of its own run only: the next run, without a fork, passes the gate nodes."""
+    ways = [Command(goto=["b", "c"]), Command(goto="b")]
+    builder = forking(Scripted(), None)
+    builder.nodes["a"].runnable.func = lambda _: ways.pop(0)
+    graph = guard(builder, Budget(calls=9)).compile(checkpointer=InMemorySaver())
+    seen = [
+        [name for chunk in graph.stream({"log": []}, thread("t"), stream_mode="updates") for name in chunk]
+        for _ in range(2)
+    ]
+
+    assert not [name for name in seen[0] if name.endswith(".budget")]
+    assert [name for name in seen[1] if name.endswith(".budget")] == ["b.budget", "d.budget"]
+
+
 @GATES
 @pytest.mark.parametrize("mode", ["end", "to"])
 def test_b12_trip_leaves_no_join_waiting(gate, mode, saver):

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import functools
+import math
 import threading
 import time
 from collections import OrderedDict, defaultdict, deque
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from graphguard.budget import Breach
 from graphguard.errors import HoldMismatch
+from graphguard.ledger.admission import assumed, scopes_of, why_not
 from graphguard.ledger.protocol import Hold, Refusal
+from graphguard.ledger.records import check_narrowing
+from graphguard.ledger.waiting import Line, ain_turn, in_turn
+from graphguard.spend import ZERO as _ZERO
 from graphguard.spend import Charge, Spend
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from graphguard.budget import Call, Claim
 
 __all__ = ["MemoryLedger"]
-
-_ZERO = Spend()
-_SUMMED = ("thread", "run", "node", "model", "task")
 
 
 class MemoryLedger:
@@ -34,6 +33,9 @@ class MemoryLedger:
         wait: Seconds a call waits for others' holds to settle when that may make room.
         keep: Single charges and finished ids kept for `charges()` and repeats. Sums by account are
             exact without them; sums by node, model, run or task reach as far back as they do.
+        lease: Seconds after which a hold is charged at its worst case unless it was renewed. None is never:
+            whoever holds here ends together with the ledger.
+        clock: Seconds since the epoch.
 
     >>> from graphguard.budget import Call
     >>> ledger = MemoryLedger()
@@ -44,9 +46,19 @@ class MemoryLedger:
     (Decimal('0.015'), ())
     """
 
-    def __init__(self, *, wait: float = 10.0, keep: int = 100_000) -> None:
+    def __init__(
+        self,
+        *,
+        wait: float = 10.0,
+        keep: int = 100_000,
+        lease: float | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         """Open an empty ledger."""
         self.wait = wait
+        self.lease = lease
+        self._clock = clock
+        self._first_to_expire = math.inf
         self._keep = keep
         self._lock = threading.Lock()
         self._spent: OrderedDict[str, Spend] = OrderedDict()
@@ -56,111 +68,69 @@ class MemoryLedger:
         self._charges: deque[Charge] = deque(maxlen=keep)
         self._threads: defaultdict[str, Spend] = defaultdict(Spend)
         self._total = _ZERO
-        self._waiters: list[Callable[[], object]] = []
+        self._waiters = Line()
 
     def hold(self, call: Call, *, wait: float | None = None) -> Hold | Refusal:
         """Set aside the most a call can use; see `Ledger.hold`."""
-        begun = time.monotonic()
-        until = begun + (self.wait if wait is None else wait)
-        while True:
-            woken = threading.Event()
-            left = until - time.monotonic()
-            answer = self._try(call, woken.set if left > 0 else None)
-            if isinstance(answer, Hold) or answer.breach.kind != "held" or left <= 0:
-                return replace(answer, waited=time.monotonic() - begun) if self._waited(begun) else answer
-            try:
-                woken.wait(left)
-            finally:
-                self._forget(woken.set)
+        return in_turn(self._waiters, call, self.wait if wait is None else wait, functools.partial(self._try, call))
 
     async def ahold(self, call: Call, *, wait: float | None = None) -> Hold | Refusal:
         """Set aside the most a call can use, without blocking the event loop; see `Ledger.hold`."""
-        loop = asyncio.get_running_loop()
-        begun = time.monotonic()
-        until = begun + (self.wait if wait is None else wait)
-        while True:
-            woken = asyncio.Event()
-            wake = functools.partial(_wake, loop, woken)
-            left = until - time.monotonic()
-            answer = self._try(call, wake if left > 0 else None)
-            if isinstance(answer, Hold) or answer.breach.kind != "held" or left <= 0:
-                return replace(answer, waited=time.monotonic() - begun) if self._waited(begun) else answer
-            try:
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(woken.wait(), left)
-            finally:
-                self._forget(wake)
 
-    @staticmethod
-    def _waited(begun: float) -> bool:
-        return time.monotonic() - begun > 0.001  # noqa: PLR2004 - a millisecond is no waiting
+        async def attempt(only_known: bool) -> Hold | Refusal | None:  # noqa: FBT001 - `ain_turn`'s form
+            return self._try(call, only_known)
 
-    def _try(self, call: Call, wake: Callable[[], object] | None) -> Hold | Refusal:
+        return await ain_turn(self._waiters, call, self.wait if wait is None else wait, attempt)
+
+    def _try(self, call: Call, only_known: bool) -> Hold | Refusal | None:  # noqa: FBT001 - `in_turn`'s form
         with self._lock:
             known = self._holds.get(call.id)
-            before = known.call if known else self._done.get(call.id, (None, None))[0]
-            if before is not None:
-                if (before.worst, before.claims) != (call.worst, call.claims):
+            if known is not None or call.id in self._done:
+                before = known.call if known else self._done[call.id][0]
+                if before is not None and (before.worst, before.claims) != (call.worst, call.claims):
                     raise HoldMismatch(call.id)
-                return known or Hold(before)
-            for claim in call.claims:
-                self._seed(claim)
-            refusals = [refusal for claim in call.claims if (refusal := self._no_room(call, claim))]
-            if refusals:
-                # Money that is gone says more than money that is held; waiting can't bring it back.
-                refusal = min(refusals, key=lambda r: r.breach.kind == "held")
-                if refusal.breach.kind == "held" and wake is not None:
-                    self._waiters.append(wake)
+                return known or Hold(call)
+            if only_known:
+                return None
+            if self.lease is not None and self._clock() >= self._first_to_expire:
+                self._sweep()
+            if refusal := why_not(call, self._balance):
                 return refusal
-            for scope in {claim.scope for claim in call.claims}:
+            for scope in scopes_of(call):
                 self._held[scope] = self._held.get(scope, _ZERO) + call.worst
-            hold = self._holds[call.id] = Hold(call)
+            hold = self._holds[call.id] = Hold(call, expires=self._expiry())
             return hold
 
-    def _seed(self, claim: Claim) -> None:
-        if claim.floor != _ZERO:
-            self._spent[claim.scope] = self._spent.get(claim.scope, _ZERO).at_least(claim.floor)
+    def _expiry(self) -> float | None:
+        if self.lease is None:
+            return None
+        expires = self._clock() + self.lease
+        self._first_to_expire = min(self._first_to_expire, expires)
+        return expires
 
-    def _no_room(self, call: Call, claim: Claim, *, holds: bool = True) -> Refusal | None:
-        spent = claim.base + self._spent.get(claim.scope, _ZERO)
-        held = self._held.get(claim.scope, _ZERO) if holds else _ZERO
-        if spent.unpriced and "usd" in claim.limits:
-            return self._refusal(call, claim, "usd", spent, held, kind="unpriced")
-        for metric, limit in claim.limits.items():
-            # An uncapped call's worst case is not known, but it may only start while something is left.
-            needed = max(call.worst.amount(metric), 0 if call.capped else 1)
-            if spent.amount(metric) + held.amount(metric) + needed > limit:
-                kind = "held" if spent.amount(metric) + needed <= limit else "spent"
-                return self._refusal(call, claim, metric, spent, held, kind=kind)
-        return None
-
-    @staticmethod
-    def _refusal(call: Call, claim: Claim, metric: str, spent: Spend, held: Spend, *, kind: str) -> Refusal:
-        breach = Breach(
-            budget=claim.budget,
-            metric=metric,
-            limit=claim.limits[metric],
-            spent=spent.amount(metric),
-            held=held.amount(metric),
-            needed=call.worst.amount(metric),
-            kind=kind,
-        )
-        return Refusal(call, claim, breach)
+    def _balance(self, claim: Claim) -> tuple[Spend, Spend]:
+        spent = self._spent.get(claim.scope, _ZERO)
+        if claim.floor is not _ZERO and claim.floor != _ZERO:
+            spent = self._spent[claim.scope] = spent.at_least(claim.floor)
+        return claim.base + spent, self._held.get(claim.scope, _ZERO)
 
     def room(self, call: Call) -> Refusal | None:
         """Why there is no room for a call even when all holds are given back; see `Ledger.room`."""
         with self._lock:
-            for claim in call.claims:
-                self._seed(claim)
-                if refusal := self._no_room(call, claim, holds=False):
-                    return refusal
-        return None
+            return why_not(call, lambda claim: (self._balance(claim)[0], _ZERO))
+
+    async def aroom(self, call: Call) -> Refusal | None:
+        """The same on an event loop."""
+        return self.room(call)
 
     def balance(self, claim: Claim) -> tuple[Spend, Spend]:
         """What counts against a claim now; see `Ledger.balance`."""
         with self._lock:
-            self._seed(claim)
-            return claim.base + self._spent.get(claim.scope, _ZERO), self._held.get(claim.scope, _ZERO)
+            return self._balance(claim)
+
+    async def abalance(self, claim: Claim) -> tuple[Spend, Spend]:
+        """The same on an event loop."""
+        return self.balance(claim)
 
     def settle(self, id: str, charge: Charge) -> Charge:  # noqa: A002
         """Replace a hold by what was really used; see `Ledger.settle`."""
@@ -169,34 +139,64 @@ class MemoryLedger:
             call, first = (hold.call, None) if hold else self._done.get(id, (None, None))
             if first is not None and not first.assumed:
                 return first
-            if hold:
-                self._unhold(hold)
-            if first is not None:
-                self._count(first.scopes, first.thread, -first.spend)
-                self._charges = deque((c for c in self._charges if c.id != id), maxlen=self._keep)
-            self._count(charge.scopes, charge.thread, charge.spend)
-            self._charges.append(charge)
-            self._finish(id, call, charge)
-            waiters = self._take_waiters()
-        for wake in waiters:
-            wake()
+            scopes = self._take_back(id, hold, first)
+            self._charge(id, call, charge)
+        self._waiters.stir(scopes)
         return charge
+
+    async def asettle(self, id: str, charge: Charge) -> Charge:  # noqa: A002
+        """The same on an event loop."""
+        return self.settle(id, charge)
 
     def release(self, id: str) -> None:  # noqa: A002
         """Give a hold back; see `Ledger.release`."""
         with self._lock:
             hold = self._holds.pop(id, None)
-            if hold is None:
+            call, first = (hold.call, None) if hold else self._done.get(id, (None, None))
+            if hold is None and (first is None or not first.assumed):
                 return
-            self._unhold(hold)
-            self._finish(id, hold.call, None)
-            waiters = self._take_waiters()
-        for wake in waiters:
-            wake()
+            scopes = self._take_back(id, hold, first)
+            self._finish(id, call, None)
+        self._waiters.stir(scopes)
+
+    async def arelease(self, id: str) -> None:  # noqa: A002
+        """The same on an event loop."""
+        self.release(id)
+
+    def renew(self, ids: Iterable[str]) -> tuple[str, ...]:
+        """Begin the leases of these holds anew; see `Ledger.renew`."""
+        with self._lock:
+            held = tuple(id_ for id_ in ids if id_ in self._holds)
+            for id_ in held:
+                self._holds[id_] = replace(self._holds[id_], expires=self._expiry())
+            return held
+
+    async def arenew(self, ids: Iterable[str]) -> tuple[str, ...]:
+        """The same on an event loop."""
+        return self.renew(ids)
 
     def sweep(self) -> tuple[Charge, ...]:
-        """Nothing: holds of this process end with it."""
-        return ()
+        """Charge the holds whose leases have ended; without a lease, nothing: they end with the process."""
+        with self._lock:
+            swept = self._sweep()
+        self._waiters.stir(tuple({scope for charge in swept for scope in charge.scopes}))
+        return swept
+
+    async def asweep(self) -> tuple[Charge, ...]:
+        """The same on an event loop."""
+        return self.sweep()
+
+    def _sweep(self) -> tuple[Charge, ...]:
+        now = self._clock()
+        swept = []
+        for hold in [hold for hold in self._holds.values() if hold.expires is not None and hold.expires <= now]:
+            charge = assumed(hold.call, now=now)
+            self._take_back(hold.id, self._holds.pop(hold.id), None)
+            self._charge(hold.id, hold.call, charge)
+            swept.append(charge)
+        left = [hold.expires for hold in self._holds.values() if hold.expires is not None]
+        self._first_to_expire = min(left, default=math.inf)
+        return tuple(swept)
 
     def total(self, **where: str | None) -> Spend:
         """The sum of charges; see `Ledger.total`."""
@@ -211,9 +211,7 @@ class MemoryLedger:
 
     def charges(self, **where: str | None) -> tuple[Charge, ...]:
         """The charges, oldest first; see `Ledger.charges`."""
-        if unknown := set(where) - {*_SUMMED, "scope"}:
-            msg = f"charges can be narrowed by {[*_SUMMED, 'scope']!r}, not by {sorted(unknown)!r}"
-            raise TypeError(msg)
+        check_narrowing(where)
         scope = where.pop("scope", None)
         with self._lock:
             kept = tuple(self._charges)
@@ -229,13 +227,39 @@ class MemoryLedger:
         with self._lock:
             return tuple(self._holds.values())
 
-    def _unhold(self, hold: Hold) -> None:
-        for scope in {claim.scope for claim in hold.call.claims}:
-            left = self._held[scope] + -hold.call.worst
+    async def atotal(self, **where: str | None) -> Spend:
+        """The same on an event loop."""
+        return self.total(**where)
+
+    async def acharges(self, **where: str | None) -> tuple[Charge, ...]:
+        """The same on an event loop."""
+        return self.charges(**where)
+
+    async def aopen_holds(self) -> tuple[Hold, ...]:
+        """The same on an event loop."""
+        return self.open_holds()
+
+    def _take_back(self, id: str, hold: Hold | None, charge: Charge | None) -> tuple[str, ...]:  # noqa: A002
+        """Undo a hold or an assumed charge; the accounts where that may make room."""
+        if charge is not None:
+            self._count(charge.scopes, charge.thread, -charge.spend)
+            self._charges = deque((c for c in self._charges if c.id != id), maxlen=self._keep)
+        if hold is None:
+            return charge.scopes if charge else ()
+        scopes = scopes_of(hold.call)
+        for scope in scopes:
+            held = self._held[scope]
+            left = _ZERO if held is hold.call.worst else held + -hold.call.worst
             if left == _ZERO:
                 del self._held[scope]
             else:
                 self._held[scope] = left
+        return scopes
+
+    def _charge(self, id: str, call: Call | None, charge: Charge) -> None:  # noqa: A002
+        self._count(charge.scopes, charge.thread, charge.spend)
+        self._charges.append(charge)
+        self._finish(id, call, charge)
 
     def _count(self, scopes: tuple[str, ...], thread: str | None, spend: Spend) -> None:
         self._total += spend
@@ -252,16 +276,3 @@ class MemoryLedger:
         self._done[id] = (call, charge)
         while len(self._done) > self._keep:
             self._done.popitem(last=False)
-
-    def _forget(self, wake: Callable[[], object]) -> None:
-        with self._lock, contextlib.suppress(ValueError):
-            self._waiters.remove(wake)
-
-    def _take_waiters(self) -> list[Callable[[], object]]:
-        waiters, self._waiters = self._waiters, []
-        return waiters
-
-
-def _wake(loop: asyncio.AbstractEventLoop, woken: asyncio.Event) -> None:
-    with contextlib.suppress(RuntimeError):  # that loop has ended, and whoever waited on it
-        loop.call_soon_threadsafe(woken.set)

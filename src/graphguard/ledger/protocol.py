@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from graphguard.spend import to_usd
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from decimal import Decimal
 
     from graphguard.budget import Breach, Call, Claim
@@ -23,10 +24,12 @@ class Hold:
     Attributes:
         call: The call, with the amounts held (`call.worst`) and the accounts (`call.claims`).
         waited: Seconds waited for room.
+        expires: When its lease ends unless it is renewed, in seconds since the epoch; None is never.
     """
 
     call: Call
     waited: float = 0.0
+    expires: float | None = None
 
     @property
     def id(self) -> str:
@@ -63,53 +66,105 @@ class Ledger(Protocol):
     The only comparison is `spent + held + worst case <= limit`, made for all claims of a call in one
     atomic step: the call is held in every account, or in none. Ids are minted by the caller for each
     attempt; a repeat answers with the first result, and the same id with other amounts or accounts is a
-    `HoldMismatch`. Every method is safe to call from any thread. The `a` methods are the same for event
-    loops, which they never block.
+    `HoldMismatch`. Held and spent amounts are kept apart, so a charge may be more than its hold.
+
+    A hold may have a lease. Past its end the owner counts as gone, and `sweep` charges the worst case,
+    because most calls of a process that died were billed. Ledgers sweep by themselves too, now and then
+    while they hold. A lease that ended too early does no harm: the settle that comes late replaces the charge.
+
+    Every method is safe to call from any thread. The `a` methods are the same for event loops, which they
+    never block. A ledger that can't answer raises `LedgerUnavailable`.
+
+    `graphguard.testing.LedgerConformance` tries all of this on a ledger of your own.
     """
 
     def hold(self, call: Call, *, wait: float | None = None) -> Hold | Refusal:
         """Set aside the most a call can use, waiting up to `wait` seconds for others to settle.
 
-        `wait=None` takes the ledger's own time limit; 0 never waits.
+        `wait=None` takes the ledger's own time limit; 0 never waits. Refusals are not remembered: the
+        same call may ask again.
         """
         ...
 
     async def ahold(self, call: Call, *, wait: float | None = None) -> Hold | Refusal:
-        """The same on an event loop."""
+        """The same on an event loop; a task that is cancelled meanwhile holds nothing."""
         ...
 
     def room(self, call: Call) -> Refusal | None:
         """Why even without others' holds there is no room for a call, or None; holds nothing."""
         ...
 
+    async def aroom(self, call: Call) -> Refusal | None:
+        """The same on an event loop."""
+        ...
+
     def balance(self, claim: Claim) -> tuple[Spend, Spend]:
         """What counts against a claim now: spent and held."""
+        ...
+
+    async def abalance(self, claim: Claim) -> tuple[Spend, Spend]:
+        """The same on an event loop."""
         ...
 
     def settle(self, id: str, charge: Charge) -> Charge:  # noqa: A002
         """Replace a hold by what was really used; without a hold, just charge `charge.scopes`.
 
         A later settle replaces an assumed charge (`charge.assumed`); any other repeat answers with the
-        first charge.
+        first charge. The charge given is itself returned when, and only when, it now counts.
         """
         ...
 
+    async def asettle(self, id: str, charge: Charge) -> Charge:  # noqa: A002
+        """The same on an event loop; it is done even if the task is cancelled meanwhile."""
+        ...
+
     def release(self, id: str) -> None:  # noqa: A002
-        """Give a hold back, for a call that was surely not billed. Unknown ids are ignored."""
+        """Give a hold back, or its assumed charge, for a call that was surely not billed.
+
+        Unknown and settled ids are ignored.
+        """
+        ...
+
+    async def arelease(self, id: str) -> None:  # noqa: A002
+        """The same on an event loop; it is done even if the task is cancelled meanwhile."""
+        ...
+
+    def renew(self, ids: Iterable[str]) -> tuple[str, ...]:
+        """Begin the leases of these holds anew; those of them that are still held."""
+        ...
+
+    async def arenew(self, ids: Iterable[str]) -> tuple[str, ...]:
+        """The same on an event loop."""
         ...
 
     def sweep(self) -> tuple[Charge, ...]:
-        """Charge the holds whose owners are gone, at their worst case; what was charged."""
+        """Charge the holds whose leases have ended, at their worst case; what was charged."""
+        ...
+
+    async def asweep(self) -> tuple[Charge, ...]:
+        """The same on an event loop."""
         ...
 
     def total(self, **where: str | None) -> Spend:
         """The sum of charges; `thread=`, `run=`, `node=`, `model=`, `task=` or `scope=` narrow it."""
         ...
 
+    async def atotal(self, **where: str | None) -> Spend:
+        """The same on an event loop."""
+        ...
+
     def charges(self, **where: str | None) -> tuple[Charge, ...]:
         """The charges, oldest first, narrowed as in `total`."""
         ...
 
+    async def acharges(self, **where: str | None) -> tuple[Charge, ...]:
+        """The same on an event loop."""
+        ...
+
     def open_holds(self) -> tuple[Hold, ...]:
         """Holds neither settled nor released."""
+        ...
+
+    async def aopen_holds(self) -> tuple[Hold, ...]:
+        """The same on an event loop."""
         ...

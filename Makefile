@@ -1,5 +1,5 @@
 # Every word sets up .venv by itself, and again when the requirements have changed.
-.PHONY: demo test check docs lock clean
+.PHONY: demo test check docs bench lock clean
 
 # The Python that .venv is made with, if not the first one that fits: make PYTHON=python3.12
 PYTHON ?=
@@ -27,6 +27,9 @@ check: $(READY)  ## style, types, and whether the lock fits pyproject.toml
 	cp requirements.lock .venv/requirements.lock
 	$(LOCK) -o .venv/requirements.lock
 	diff -u requirements.lock .venv/requirements.lock || { echo 'requirements.lock is behind: make lock'; exit 1; }
+
+bench: $(READY)  ## what a guard costs beside the bare graph, as ratios
+	.venv/bin/python benchmarks/calls.py
 
 lock: $(READY)  ## requirements.lock after a change of pyproject.toml; UPGRADE=1 takes the newest of everything
 	$(LOCK) $(if $(UPGRADE),--upgrade) -o requirements.lock

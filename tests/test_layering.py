@@ -19,12 +19,17 @@ PACKAGE = Path(__file__).resolve().parents[1] / "src" / "graphguard"
 ORDER = (
     "errors",
     "usage",
+    "bounds",
+    "listed",
     "prices",
     "spend",
     "budget",
     "trip",
     "ledger",
+    "unfolded",
     "scope",
+    "task",
+    "answers",
     "metering",
     "gate",
     "door",
@@ -44,7 +49,7 @@ ORDER = (
 FRONT_DOORS = ("__init__", "__main__")
 
 UPSTREAM = ("langgraph", "langchain")  # and langchain_core, langgraph_sdk, …
-MAY_USE_PRIVATE_NAMES = ("guard", "metering")
+MAY_USE_PRIVATE_NAMES = ("guard", "metering", "task")
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 from langgraph.graph import END, START, MessagesState, StateGraph
 
-from graphguard import Budget, MemoryLedger, guard, prices
+from graphguard import Budget, MemoryLedger, guard
+from graphguard.bounds import input_bytes
+from graphguard.listed import listed_usd, plain_rates
 from graphguard.spend import Spend, usd_text
-from graphguard.usage import Usage, input_bytes
+from graphguard.usage import Usage
 from tests.scripted import Scripted, tool_call
 
 
@@ -40,10 +42,10 @@ def test_rates_asked_for_once_price_every_listed_model_as_the_list_does():
     for provider in get_snapshot().providers:
         for model in provider.models:
             listed = model.get_prices(now)
-            rates = prices._plain_rates(listed)  # noqa: SLF001 - the shortcut itself
+            rates = plain_rates(listed)
             for usage in _plain_usages(f"{provider.id}/{model.id}") if rates else ():
                 compared += 1
-                assert rates.usd(usage) == prices._listed_usd(listed, usage)  # noqa: SLF001 - the long way
+                assert rates.usd(usage) == listed_usd(listed, usage)
     assert compared > 1_000
 
 

@@ -11,7 +11,8 @@ import pytest
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.tools import tool
 
-from graphguard.usage import Usage, input_bytes, model_of, output_cap, tools_bound
+from graphguard.bounds import input_bytes, output_cap, tools_bound
+from graphguard.usage import Usage, model_of
 
 RECORDED = Path(__file__).parents[2] / "shared" / "data" / "provider_responses.jsonl"
 

@@ -16,8 +16,9 @@ from langgraph.types import Command, Send
 
 from graphguard import gate as gates
 from graphguard.errors import BudgetExceeded
-from graphguard.metering import Handler, Question, Task, current_scope
+from graphguard.metering import Handler, current_scope
 from graphguard.scope import Scope, limits_from_state, limits_to_state
+from graphguard.task import Question, Task
 from graphguard.trip import Trip
 
 if TYPE_CHECKING:

@@ -32,10 +32,11 @@ from graphguard import gate as gates
 from graphguard.choices import FIELDS, caps_of, check, joined, make_settings, plan
 from graphguard.door import Door, Stop
 from graphguard.errors import NotGuardable
-from graphguard.metering import Task, current_scope
+from graphguard.metering import current_scope
 from graphguard.placement import AnyBuilder, AnyGraph, ModelNode, Shape
 from graphguard.scope import Meter, Scope
 from graphguard.spend import add_spend
+from graphguard.task import Task
 from graphguard.trip import merge_trip
 
 if TYPE_CHECKING:

@@ -417,7 +417,7 @@ class LedgerConformance:
         """What was charged and what is held is told as it was given, in all fields."""
         mine = Claim(
             budget="usd=1 per thread",
-            scope="thread:Zoë’s 'first' \U0001f9ee",
+            scope="thread:Zoë’s 'first', \\\"x\" {NULL}\n\U0001f9ee",
             limits={"usd": 7 * CENT, "calls": 3},
             base=Spend(nanousd=1, estimated=1),
         )

@@ -1,12 +1,10 @@
 """Usage: the tokens of one model call by kind, from LangChain results or raw provider answers.
 
-Pure: nothing here reads a file, a clock or the network. The second half bounds a call that was not
-made yet: `input_bytes`, `tools_bound`, `output_cap`. UTF-8 bytes are an upper bound on tokens.
+Pure: nothing here reads a file, a clock or the network.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -15,47 +13,12 @@ from decimal import ROUND_CEILING, Decimal, InvalidOperation
 from functools import lru_cache
 from operator import attrgetter
 
-from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
-from langchain_core.utils.function_calling import convert_to_openai_tool
+from langchain_core.messages import BaseMessage
 
-__all__ = ["Usage", "input_bytes", "model_of", "output_cap", "tools_bound"]
+__all__ = ["Usage", "all_input", "as_count", "as_mapping", "model_of"]
 
 _NANO = 1_000_000_000
 _TIERS = ("priority", "flex", "fast", "batch", "scale")
-_MEDIA_TOKENS = 15_000
-_MESSAGE_TOKENS = 32
-_TOOLS_TOKENS = 1_000
-
-# Where integrations put the cap on the output and the number of answers, and the settings they nest these in.
-_NESTED = ("generation_config", "generationConfig", "extra_body", "model_kwargs", "inferenceConfig", "options")
-_CAPS = (
-    "max_completion_tokens",
-    "max_tokens",
-    "max_output_tokens",
-    "maxOutputTokens",
-    "maxTokens",
-    "max_new_tokens",
-    "num_predict",
-)
-_ANSWERS = ("n", "best_of", "candidate_count", "candidateCount")
-
-# Base64 characters in one token at least: none counts in a picture, whose size is in pixels; speech at
-# 16 kbit/s has 60 characters to a token; a document has few.
-_MEDIA = {
-    "image": math.inf,
-    "image_url": math.inf,
-    "input_image": math.inf,
-    "image_generation_call": math.inf,
-    "audio": 64,
-    "input_audio": 64,
-    "video": 64,
-    "media": 64,
-    "file": 4,
-    "input_file": 4,
-    "document": 4,
-}
-_ENCODED = re.compile(r"[A-Za-z0-9+/_-]{512}")
-_CALLS = frozenset({"tool_use", "tool_call", "function_call"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,11 +90,11 @@ class Usage:
         30
         """
         meta = response_metadata or {}
-        raw = _mapping(meta.get("token_usage") or meta.get("usage"))
+        raw = as_mapping(meta.get("token_usage") or meta.get("usage"))
         rest_is_input = "google" in str(meta.get("model_provider", ""))
         usage = _whole(
             _counted_by_langchain(usage_metadata, _tier(meta, raw)),
-            total=_count(usage_metadata.get("total_tokens")),
+            total=as_count(usage_metadata.get("total_tokens")),
             rest_is_input=rest_is_input,
         )
         total_cost = _usd(usage_metadata.get("total_cost"))
@@ -188,6 +151,13 @@ _COUNTS = tuple(field.name for field in fields(Usage) if field.type == "int")
 _ALL_COUNTS = attrgetter(*_COUNTS)
 
 
+def all_input(usage: Usage) -> int:
+    """Count the input when its parts add up to more: a part larger than the whole was left out of it."""
+    if max(usage.cache_read_tokens, usage.cache_write_tokens, usage.input_audio_tokens) <= usage.input_tokens:
+        return usage.input_tokens
+    return usage.input_tokens + usage.cache_read_tokens + usage.cache_write_tokens + usage.input_audio_tokens
+
+
 def model_of(response: object) -> tuple[str | None, str | None]:
     """Name the model that gave a raw answer, and guess its provider; None for what can't be told."""
     if isinstance(response, BaseMessage):
@@ -219,24 +189,24 @@ def _usage_of(response: object) -> tuple[object, Mapping[str, object]]:
     """Find the part of an answer or stream event that carries usage, and that usage in snake_case."""
     for body in (response, _get(response, "response"), _get(response, "message")):
         raw = _get(body, "usage") or _get(body, "usage_metadata") or _get(_get(body, "x_groq"), "usage")
-        if found := _mapping(raw):
-            return body, _mapping(found.get("billed_units")) or found
+        if found := as_mapping(raw):
+            return body, as_mapping(found.get("billed_units")) or found
     return response, {}
 
 
 def _counted_by_langchain(metadata: Mapping[str, object], tier: str | None) -> Usage:
     """Count LangChain's `usage_metadata`, in whose details langchain-openai puts the tier into the keys."""
-    ins, outs = _mapping(metadata.get("input_token_details")), _mapping(metadata.get("output_token_details"))
+    ins, outs = as_mapping(metadata.get("input_token_details")), as_mapping(metadata.get("output_token_details"))
     tier = _tier_in_keys((*ins, *outs)) or tier
 
     def kind(details: Mapping[str, object], name: str) -> int:
         if not details:
             return 0
-        return _count(details.get(name)) + (_count(details.get(f"{tier}_{name}")) if tier else 0)
+        return as_count(details.get(name)) + (as_count(details.get(f"{tier}_{name}")) if tier else 0)
 
     return Usage(
-        input_tokens=_count(metadata.get("input_tokens")),
-        output_tokens=_count(metadata.get("output_tokens")),
+        input_tokens=as_count(metadata.get("input_tokens")),
+        output_tokens=as_count(metadata.get("output_tokens")),
         cache_read_tokens=kind(ins, "cache_read"),
         # langchain_anthropic zeroes `cache_creation` when it gives the two by lifetime.
         cache_write_tokens=kind(ins, "cache_creation"),
@@ -254,8 +224,8 @@ def _counted(raw: Mapping[str, object]) -> Usage:
     ins = _parts(raw, "prompt_tokens_details", "input_tokens_details")
     outs = _parts(raw, "completion_tokens_details", "output_tokens_details", "candidates_tokens_details")
     tools = _parts(raw, "tool_use_prompt_tokens_details")
-    lifetimes, cached = _mapping(raw.get("cache_creation")), _parts(raw, "cache_tokens_details")
-    write_5m, write_1h = (_count(lifetimes.get(f"ephemeral_{kept}_input_tokens")) for kept in ("5m", "1h"))
+    lifetimes, cached = as_mapping(raw.get("cache_creation")), _parts(raw, "cache_tokens_details")
+    write_5m, write_1h = (as_count(lifetimes.get(f"ephemeral_{kept}_input_tokens")) for kept in ("5m", "1h"))
     read_apart = _first(raw, "cache_read_input_tokens")
     write_apart = max(_first(raw, "cache_creation_input_tokens", "cache_write_input_tokens"), write_5m + write_1h)
     thoughts = _first(raw, "thoughts_token_count")
@@ -272,7 +242,7 @@ def _counted(raw: Mapping[str, object]) -> Usage:
         cache_write_5m_tokens=write_5m,
         cache_write_1h_tokens=write_1h,
         cache_read_audio_tokens=_first(cached, "audio_tokens")
-        or _first(_mapping(ins.get("cached_tokens_details")), "audio_tokens"),
+        or _first(as_mapping(ins.get("cached_tokens_details")), "audio_tokens"),
         input_audio_tokens=_first(ins, "audio_tokens") + _first(tools, "audio_tokens"),
         output_audio_tokens=_first(outs, "audio_tokens"),
         reasoning_tokens=thoughts or _first(outs, "reasoning_tokens", "thinking_tokens"),
@@ -306,7 +276,7 @@ def _with_iterations(usage: Usage, raw: Mapping[str, object]) -> Usage:
     if not isinstance(steps, Sequence) or isinstance(steps, str):
         return usage
     own, also = Usage(), []
-    for step in map(_mapping, steps):
+    for step in map(as_mapping, steps):
         if model := _text(step.get("model")):
             also.append((model, _counted(step)))
         else:
@@ -342,12 +312,12 @@ def _reported(*sources: Mapping[str, object]) -> int | None:
         cost = source.get("cost")
         if cost is None:
             continue
-        usd = _usd(_mapping(cost).get("total_cost") if isinstance(cost, Mapping) else cost)
+        usd = _usd(as_mapping(cost).get("total_cost") if isinstance(cost, Mapping) else cost)
         if usd is None:
             continue
         if source.get("is_byok"):
             # With a key of one's own `cost` is OpenRouter's fee; the model's price is billed by its provider.
-            upstream = _usd(_mapping(source.get("cost_details")).get("upstream_inference_cost"))
+            upstream = _usd(as_mapping(source.get("cost_details")).get("upstream_inference_cost"))
             return None if upstream is None else _nanousd(usd + upstream)
         # A zero is believed only where it can't be the fee for a key of one's own.
         return _nanousd(usd) if usd or source.get("is_byok") is False else None
@@ -355,7 +325,7 @@ def _reported(*sources: Mapping[str, object]) -> int | None:
 
 
 def _searches(raw: Mapping[str, object]) -> int:
-    return _count(_mapping(raw.get("server_tool_use")).get("web_search_requests"))
+    return as_count(as_mapping(raw.get("server_tool_use")).get("web_search_requests"))
 
 
 def _tier(body: object, raw: Mapping[str, object]) -> str | None:
@@ -387,7 +357,8 @@ def _text(value: object) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
-def _count(value: object) -> int:
+def as_count(value: object) -> int:
+    """Read a number of tokens, rounded up; 0 for what is none."""
     if type(value) is int:  # nearly always; not a bool
         return max(value, 0)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
@@ -396,16 +367,16 @@ def _count(value: object) -> int:
 
 
 def _first(found: Mapping[str, object], *names: str) -> int:
-    return next((_count(found[name]) for name in names if found.get(name) is not None), 0)
+    return next((as_count(found[name]) for name in names if found.get(name) is not None), 0)
 
 
 def _parts(raw: Mapping[str, object], *names: str) -> Mapping[str, object]:
     """Read a breakdown, which Google gives as a list of modalities, under OpenAI's names."""
     found = next((raw[name] for name in names if raw.get(name)), None)
     if not isinstance(found, Sequence):
-        return _mapping(found)
+        return as_mapping(found)
     counts: dict[str, object] = {}
-    for part in map(_mapping, found):
+    for part in map(as_mapping, found):
         modality = part.get("modality")
         counts[f"{getattr(modality, 'value', modality)}_tokens".lower()] = part.get("token_count")
     return counts
@@ -424,7 +395,7 @@ def _get(found: object, name: str) -> object:
     return getattr(found, name, None)
 
 
-def _mapping(found: object) -> Mapping[str, object]:
+def as_mapping(found: object) -> Mapping[str, object]:
     """View a dict or an SDK's object as a dict in snake_case, one level deep, without serializing it."""
     if found is None or isinstance(found, str | bytes | int | float | list | tuple):
         return {}
@@ -432,90 +403,3 @@ def _mapping(found: object) -> Mapping[str, object]:
         # Not model_dump(): SDKs build models unchecked, and dumping those warns.
         found = {**getattr(found, "__dict__", {}), **(getattr(found, "model_extra", None) or {})}
     return {_snake(str(key)): value for key, value in found.items()}
-
-
-def input_bytes(messages: Sequence[BaseMessage]) -> tuple[int, ...]:
-    """Bound the input tokens of each message: its UTF-8 bytes, some framing, 15,000 for each image.
-
-    >>> from langchain_core.messages import HumanMessage
-    >>> input_bytes([HumanMessage("hi")])
-    (34,)
-    """
-    return tuple(_MESSAGE_TOKENS + _message_bytes(message) for message in messages)
-
-
-def tools_bound(tools: Sequence[object]) -> int:
-    """Bound the tokens that tool definitions add to a call's input: their schemas' bytes and 1,000; 0 for none."""
-    if not tools:
-        return 0
-    return _TOOLS_TOKENS + sum(len(_json(_schema(tool))) for tool in tools)
-
-
-def output_cap(metadata: Mapping[str, object] | None, invocation_params: Mapping[str, object] | None) -> int | None:
-    """Give the most output tokens a call may bill, all its answers together; None where nothing caps it.
-
-    Args:
-        metadata: The callback's `metadata`, for `ls_max_tokens`.
-        invocation_params: The callback's `invocation_params`, read with the settings nested in them. Where
-            several caps differ, which of them is sent depends on the integration, so the largest counts.
-    """
-    params = invocation_params or {}
-    places = [params, *(_mapping(params.get(name)) for name in _NESTED if params.get(name))]
-    caps = [_count((metadata or {}).get("ls_max_tokens"))]
-    caps += [_count(place[name]) for place in places for name in _CAPS if name in place]
-    answers = [_count(place[name]) for place in places for name in _ANSWERS if name in place]
-    return max(caps) * max([1, *answers]) or None
-
-
-def _message_bytes(message: BaseMessage) -> int:
-    content = message.content
-    size = _bytes(content) if isinstance(content, str) else sum(map(_size, content))
-    size += _bytes(message.name or "")
-    if isinstance(message, AIMessage):
-        blocks = () if isinstance(content, str) else content
-        if not any(isinstance(block, dict) and block.get("type") in _CALLS for block in blocks):
-            size += sum(len(_json(call)) for call in (*message.tool_calls, *message.invalid_tool_calls))
-    elif isinstance(message, ToolMessage):
-        size += _bytes(message.tool_call_id)
-    # Some integrations send reasoning and signatures back from here; the calls are those of `tool_calls`.
-    return size + sum(_size(value) for key, value in message.additional_kwargs.items() if key != "tool_calls")
-
-
-def _size(value: object, *, characters_a_token: float = 1) -> int:
-    """Bound the tokens of a content block: its strings' bytes, keys and punctuation; media by what they are."""
-    if isinstance(value, str):
-        encoded = characters_a_token > 1 and (value.startswith("data:") or _ENCODED.match(value))
-        return int(len(value) / characters_a_token) if encoded else _bytes(value) + 2
-    if isinstance(value, bytes):
-        return _MEDIA_TOKENS + len(value) // 64
-    if isinstance(value, Mapping):
-        rate = _MEDIA.get(str(value.get("type")), 0)
-        inside = [
-            _bytes(str(key)) + 4 + _size(item, characters_a_token=rate or characters_a_token)
-            for key, item in value.items()
-        ]
-        return (_MEDIA_TOKENS if rate else 0) + sum(inside) + 2
-    if isinstance(value, Sequence):
-        return 2 + sum(2 + _size(item, characters_a_token=characters_a_token) for item in value)
-    return len(str(value))
-
-
-def _bytes(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
-
-
-_ENCODER = json.JSONEncoder(default=str)
-
-
-def _json(value: object) -> str:
-    # Escaped to ASCII, as some integrations send it: that takes more tokens than the text itself.
-    return _ENCODER.encode(value)
-
-
-def _schema(tool: object) -> object:
-    if isinstance(tool, Mapping):
-        return tool
-    try:
-        return convert_to_openai_tool(tool)  # type: ignore[arg-type]  # it says itself what it can't convert
-    except (TypeError, ValueError):
-        return repr(tool)

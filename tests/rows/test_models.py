@@ -250,7 +250,7 @@ def test_b91_a_rate_limiter_is_asked_once_a_call() -> None:
     class Counting(InMemoryRateLimiter):
         asked = 0
 
-        def acquire(self, *, blocking: bool = True) -> bool:  # noqa: ARG002 - LangChain's signature
+        def acquire(self, *, blocking: bool = True) -> bool:
             self.asked += 1
             return True
 

@@ -61,7 +61,7 @@ def functions(schema: str) -> str:
     are missing are made before any is locked, in the same order.
     """
     arguments = {"schema": schema, "checks": _checks(), **_moves()}
-    return "".join(part.format(**arguments) for part in (_LOCK, _MOVE, _HOLD, _SETTLE, _RELEASE))
+    return "".join(part.format(**arguments) for part in (_LOCK, _HOLD, _SETTLE, _RELEASE))
 
 
 def _checks() -> str:
@@ -76,40 +76,41 @@ def _checks() -> str:
 
 
 def _moves() -> dict[str, str]:
-    counted = [(kind, at, name) for kind in ("spent", "held") for at, name in zip(_STEPS, AMOUNTS, strict=True)]
+    numbered = list(zip(_STEPS, AMOUNTS, strict=True))
+
+    def each(form: str) -> str:
+        return ", ".join(form.format(name=name, at=at, back=6 - at) for at, name in numbered)
+
     return {
-        "moved": ", ".join(f"{kind}_{name} = {kind}_{name} + p_{kind}[{at}]" for kind, at, name in counted),
-        "floored": ", ".join(
-            f"spent_{name} = greatest(spent_{name}, floors[6 * i - {6 - at}])"
-            for at, name in zip(_STEPS, AMOUNTS, strict=True)
-        ),
-        "below": " OR ".join(
-            f"spent_{name} < floors[6 * i - {6 - at}]" for at, name in zip(_STEPS, AMOUNTS, strict=True)
-        ),
+        "hold_worst": each("held_{name} = held_{name} + p_worst[{at}]"),
+        "give_back": each("held_{name} = held_{name} - attempt.worst[{at}]"),
+        "spend": each("spent_{name} = spent_{name} + p_amounts[{at}]"),
+        "take_back": each("spent_{name} = spent_{name} - attempt.{name}"),
+        "floored": each("spent_{name} = greatest(spent_{name}, floors[6 * i - {back}])"),
+        "below": each("spent_{name} < floors[6 * i - {back}]").replace(", ", " OR "),
         "balance": ", ".join(f"account.{name}" for name in COUNTED),
         "amounts": ", ".join(AMOUNTS),
-        "new_amounts": ", ".join(f"p_amounts[{at}]" for at in _STEPS),
-        "old_amounts": ", ".join(f"attempt.{name}" for name in AMOUNTS),
-        "no_amounts": ", ".join("NULL" for _ in AMOUNTS),
+        "new_amounts": each("p_amounts[{at}]"),
+        "no_amounts": each("NULL"),
         "narrowing": ", ".join(NARROWING),
         "new_narrowing": ", ".join(f"p_narrowing[{at}]" for at in range(1, len(NARROWING) + 1)),
     }
 
 
+# One account needs no order: whoever changes it locks it.
 _LOCK: Final = """
 CREATE OR REPLACE FUNCTION {schema}.lock_accounts(p_scopes text[]) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
+    IF cardinality(p_scopes) = 1 THEN
+        PERFORM 1 FROM {schema}.accounts WHERE scope = p_scopes[1] FOR NO KEY UPDATE;
+        IF FOUND THEN
+            RETURN;
+        END IF;
+    END IF;
     INSERT INTO {schema}.accounts (scope)
         SELECT DISTINCT scope COLLATE "C" FROM unnest(p_scopes) AS scope ORDER BY 1 ON CONFLICT DO NOTHING;
     PERFORM 1 FROM {schema}.accounts WHERE scope = ANY (p_scopes) ORDER BY scope FOR NO KEY UPDATE;
 END $$;
-"""
-
-_MOVE: Final = """
-CREATE OR REPLACE FUNCTION {schema}.move(p_scopes text[], p_spent bigint[], p_held bigint[])
-RETURNS void LANGUAGE sql AS $$
-    UPDATE {schema}.accounts SET {moved} WHERE scope = ANY (p_scopes);
-$$;
 """
 
 _HOLD: Final = """
@@ -136,7 +137,6 @@ BEGIN
         UPDATE {schema}.accounts SET {floored} WHERE scope = floored[i] AND ({below});
     END LOOP;
     answer := 'new';
-    balances := ARRAY[]::bigint[];
     FOR account IN SELECT * FROM {schema}.accounts WHERE scope = ANY (p_scopes) ORDER BY scope LOOP
         balances := balances || ARRAY[{balance}];
         FOR i IN 1 .. cardinality(claimed) LOOP
@@ -148,11 +148,12 @@ BEGIN
     IF answer = 'refused' THEN
         RETURN;
     END IF;
+    balances := NULL;
     expires := coalesce(p_now, extract(epoch FROM clock_timestamp())) + p_lease;
     INSERT INTO {schema}.attempts (id, state, call, held_in, worst, expires)
         VALUES (p_id, 'held', p_call, p_scopes, p_worst, hold.expires) ON CONFLICT DO NOTHING;
     IF FOUND THEN
-        PERFORM {schema}.move(p_scopes, ARRAY[0, 0, 0, 0, 0, 0], p_worst);
+        UPDATE {schema}.accounts SET {hold_worst} WHERE scope = ANY (p_scopes);
         RETURN;
     END IF;
     SELECT a.state, a.call, a.expires INTO attempt FROM {schema}.attempts a WHERE a.id = p_id;
@@ -169,34 +170,36 @@ CREATE OR REPLACE FUNCTION {schema}.settle(
 DECLARE
     attempt record;
 BEGIN
-    IF p_expired IS NULL THEN
-        INSERT INTO {schema}.attempts (id, state) VALUES (p_id, 'new') ON CONFLICT DO NOTHING;
-    END IF;
     SELECT * INTO attempt FROM {schema}.attempts a WHERE a.id = p_id FOR UPDATE;
+    IF NOT FOUND AND p_expired IS NULL THEN
+        INSERT INTO {schema}.attempts (id, state) VALUES (p_id, 'new') ON CONFLICT DO NOTHING;
+        SELECT * INTO attempt FROM {schema}.attempts a WHERE a.id = p_id FOR UPDATE;
+    END IF;
     IF attempt.state = 'charged' OR p_expired IS NOT NULL AND
-        (NOT FOUND OR attempt.state <> 'held' OR attempt.expires > p_expired) THEN
+        (attempt.state IS DISTINCT FROM 'held' OR attempt.expires > p_expired) THEN
         answer := 'charged'; charge := attempt.charge;
         RETURN;
     END IF;
-    freed := CASE attempt.state WHEN 'held' THEN attempt.held_in WHEN 'assumed' THEN attempt.scopes END;
-    PERFORM {schema}.lock_accounts(p_scopes || coalesce(freed, ARRAY[]::text[]));
-    IF attempt.state = 'held' THEN
-        PERFORM {schema}.move(attempt.held_in, ARRAY[0, 0, 0, 0, 0, 0], {schema}.negated(attempt.worst));
-    ELSIF attempt.state = 'assumed' THEN
-        PERFORM {schema}.move(
-            attempt.scopes, {schema}.negated(ARRAY[{old_amounts}]), ARRAY[0, 0, 0, 0, 0, 0]);
-    END IF;
-    PERFORM {schema}.move(p_scopes, p_amounts, ARRAY[0, 0, 0, 0, 0, 0]);
+    answer := 'new';
     UPDATE {schema}.attempts SET (state, expires, charge, scopes, {amounts}, {narrowing}, time)
         = ROW (p_state, NULL, p_charge, p_scopes, {new_amounts}, {new_narrowing}, p_time) WHERE id = p_id;
-    answer := 'new';
+    IF attempt.state = 'held' AND attempt.held_in = p_scopes AND cardinality(p_scopes) = 1 THEN
+        freed := p_scopes;
+        UPDATE {schema}.accounts SET {spend}, {give_back} WHERE scope = p_scopes[1];
+        RETURN;
+    END IF;
+    freed := CASE attempt.state WHEN 'held' THEN attempt.held_in WHEN 'assumed' THEN attempt.scopes END;
+    PERFORM {schema}.lock_accounts(p_scopes || freed);
+    IF attempt.state = 'held' THEN
+        UPDATE {schema}.accounts SET {give_back} WHERE scope = ANY (attempt.held_in);
+    ELSIF attempt.state = 'assumed' THEN
+        UPDATE {schema}.accounts SET {take_back} WHERE scope = ANY (attempt.scopes);
+    END IF;
+    UPDATE {schema}.accounts SET {spend} WHERE scope = ANY (p_scopes);
 END $$;
 """
 
 _RELEASE: Final = """
-CREATE OR REPLACE FUNCTION {schema}.negated(p_amounts bigint[]) RETURNS bigint[] LANGUAGE sql IMMUTABLE AS $$
-    SELECT array_agg(-amount ORDER BY at) FROM unnest(p_amounts) WITH ORDINALITY AS one (amount, at);
-$$;
 CREATE OR REPLACE FUNCTION {schema}.release(p_id text, OUT freed text[]) LANGUAGE plpgsql AS $$
 DECLARE
     attempt record;
@@ -208,9 +211,9 @@ BEGIN
     freed := CASE attempt.state WHEN 'held' THEN attempt.held_in ELSE attempt.scopes END;
     PERFORM {schema}.lock_accounts(freed);
     IF attempt.state = 'held' THEN
-        PERFORM {schema}.move(freed, ARRAY[0, 0, 0, 0, 0, 0], {schema}.negated(attempt.worst));
+        UPDATE {schema}.accounts SET {give_back} WHERE scope = ANY (freed);
     ELSE
-        PERFORM {schema}.move(freed, {schema}.negated(ARRAY[{old_amounts}]), ARRAY[0, 0, 0, 0, 0, 0]);
+        UPDATE {schema}.accounts SET {take_back} WHERE scope = ANY (freed);
     END IF;
     UPDATE {schema}.attempts SET (state, expires, charge, scopes, {amounts})
         = ROW ('released', NULL, NULL, NULL, {no_amounts}) WHERE id = p_id;

@@ -10,6 +10,7 @@ import random
 import sqlite3
 import threading
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Final, Generic, TypeVar, cast
 
 from graphguard.errors import LedgerUnavailable
@@ -33,7 +34,7 @@ _sharing = threading.RLock()  # again by the same thread, when it forgets a ledg
 class _Job(Generic[T]):
     """One thing to do in a transaction, and who waits for it."""
 
-    __slots__ = ("_future", "_lock", "_loop", "done", "error", "given_up", "result", "undo", "work")
+    __slots__ = ("_future", "_loop", "done", "error", "given_up", "result", "undo", "work")
 
     def __init__(
         self,
@@ -48,12 +49,6 @@ class _Job(Generic[T]):
         self.given_up = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._future: asyncio.Future[None] | None = None
-        self._lock: threading.Lock | None = None
-
-    def prepare(self) -> None:
-        """Be waited for by a thread."""
-        self._lock = threading.Lock()
-        self._lock.acquire()
 
     def aprepare(self) -> asyncio.Future[None]:
         """Be waited for by a task."""
@@ -61,16 +56,9 @@ class _Job(Generic[T]):
         self._future = self._loop.create_future()
         return self._future
 
-    def wait(self) -> None:
-        assert self._lock is not None  # noqa: S101 - prepared before it was handed over
-        self._lock.acquire()
-
     def finish(self) -> None:
-        """Tell who waits."""
-        self.done = True
-        if self._lock is not None:
-            self._lock.release()
-        elif self._loop is not None:
+        """Tell the task that waits, if it is one."""
+        if self._loop is not None:
             with contextlib.suppress(RuntimeError):  # that loop has ended, and whoever waited on it
                 self._loop.call_soon_threadsafe(self._tell)
 
@@ -85,7 +73,10 @@ class _Job(Generic[T]):
 
 
 class Writer:
-    """Does what it is handed in transactions: at once if it is alone, else many in one, in a thread of its own.
+    """Does what it is handed in transactions: at once if it is alone, else many in one.
+
+    Threads take turns, and whose turn it is does what all others wait for by then. Tasks have a thread of the
+    writer's own for that, so that their event loops go on.
 
     Every transaction is `BEGIN IMMEDIATE`, so a process never learns at its commit that it decided on
     old numbers. Work must decide before it writes: an error it raises after a write undoes the batch, and
@@ -128,7 +119,7 @@ class Writer:
         self._using = threading.Lock()
         self._reading = threading.Lock()
         self._lining_up = threading.RLock()  # again by the same thread, when it forgets another ledger meanwhile
-        self._busy = False
+        self._waiting: deque[_Job[object]] = deque()
         self._thread: threading.Thread | None = None
         self._db: sqlite3.Connection | None = None
         self._cursor: sqlite3.Cursor  # made with the connection; one for all, since making them costs as much as using
@@ -148,11 +139,9 @@ class Writer:
             LedgerUnavailable: The file can't be used; nothing was written.
         """
         job = _Job(work, undo)
+        self._waiting.append(cast("_Job[object]", job))
         try:
-            if not self._at_once(job):
-                job.prepare()
-                self._hand_over(job)
-                job.wait()
+            self._lead(job)
         except BaseException:
             self._give_up(job)
             raise
@@ -174,24 +163,14 @@ class Writer:
             raise
         return job.answer()
 
-    def _at_once(self, job: _Job[T]) -> bool:
-        """Whether nothing else is to be done, so that the caller's own thread did it: no need to wake another."""
-        if self._users == 0 or self._busy or not self._jobs.empty() or not self._using.acquire(blocking=False):
-            return False
-        try:
-            self._do([cast("_Job[object]", job)])
-            freed = self._take_freed()
-        finally:
-            self._using.release()
-        job.done = True
-        self.line.stir(freed)
-        return True
-
-    def _take_freed(self) -> tuple[str, ...]:
-        if not self._freed:
-            return ()
-        freed, self._freed = self._freed, set()
-        return tuple(freed)
+    def _lead(self, job: _Job[T]) -> None:
+        """Wait for one's turn, and find the job done by somebody before; or do it, with all that wait by then."""
+        with self._using:
+            if job.done:
+                return
+            batch = self._gather(None)
+            freed = self._do(batch)
+        self._tell(batch, freed)
 
     def _hand_over(self, job: _Job[T]) -> None:
         with self._lining_up:  # so that nothing lines up behind the end
@@ -266,31 +245,55 @@ class Writer:
 
     def _run_batch(self) -> bool:
         """Whether that was the last; keeps nothing alive while it waits for the next."""
-        batch, ended = _gather(self._jobs)
-        self._busy = True  # from here on callers line up behind this thread, until it has done all they asked
+        first = self._jobs.get()
+        if first is None:
+            return True
         with self._using:
-            try:
-                self._do(batch)
-            except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must hear it
-                for job in batch:
-                    job.error = error
-                self._roll_back()
-            freed = self._take_freed()
-        self._busy = False
+            batch = self._gather(first)
+            freed = self._do(batch)
+        self._tell(batch, freed)
+        return False
+
+    def _gather(self, first: _Job[object] | None) -> list[_Job[object]]:
+        """What waits now: jobs of threads, which line up for the turn themselves, and those of tasks."""
+        batch = [first] if first is not None else []
+        with contextlib.suppress(IndexError):
+            while len(batch) < _BATCH:
+                batch.append(self._waiting.popleft())
+        with contextlib.suppress(queue.Empty):
+            while len(batch) < _BATCH:
+                job = self._jobs.get_nowait()
+                if job is None:  # the end, which is the thread's
+                    self._jobs.put(None)
+                    break
+                batch.append(job)
+        return batch
+
+    def _tell(self, batch: list[_Job[object]], freed: tuple[str, ...]) -> None:
         self.line.stir(freed)
         for job in batch:
             job.finish()
             if job.given_up:
                 self._take_back(job)
-        return ended
 
-    def _do(self, batch: list[_Job[object]]) -> None:
-        batch[:] = [job for job in batch if not (job.given_up and job.undo)]
-        if not batch or self._try(batch) or len(batch) == 1:
-            return
+    def _do(self, batch: list[_Job[object]]) -> tuple[str, ...]:
+        """Do all of it, and give the accounts where it made room; each job has its result or error then."""
+        todo = [job for job in batch if not (job.given_up and job.undo)]
+        try:
+            if self._users == 0:
+                raise LedgerUnavailable(str(self.path), _CLOSED)
+            if todo and not self._try(todo) and len(todo) > 1:
+                for job in todo:
+                    job.error = None
+                    self._try([job])
+        except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must hear it
+            for job in todo:
+                job.error = error
+            self._roll_back()
         for job in batch:
-            job.error = None
-            self._try([job])
+            job.done = True
+        freed, self._freed = self._freed, set()
+        return tuple(freed)
 
     def _try(self, batch: list[_Job[object]]) -> bool:
         """Whether all of the batch is committed, or known to be refused; else nothing is written."""
@@ -342,22 +345,6 @@ class Writer:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
         self._close()
-
-
-def _gather(jobs: queue.SimpleQueue[_Job[object] | None]) -> tuple[list[_Job[object]], bool]:
-    """The jobs that wait now, after waiting for the first, and whether the end was among them."""
-    batch: list[_Job[object]] = []
-    job = jobs.get()
-    while True:
-        if job is None:
-            return batch, True
-        batch.append(job)
-        if len(batch) == _BATCH:
-            return batch, False
-        try:
-            job = jobs.get_nowait()
-        except queue.Empty:
-            return batch, False
 
 
 def _attempts(seconds: float) -> Iterator[bool]:

@@ -1,0 +1,422 @@
+"""A task of a graph, as LangGraph describes it in the task's config: the only reader of that config.
+
+LangGraph keeps what a guard needs under private keys: the task's writes, its resume values, the checkpoint it
+runs from. Each use has a test of the upstream fact it relies on.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import TYPE_CHECKING, Final, cast
+
+from langgraph._internal import _constants as keys
+from langgraph.errors import GraphInterrupt
+from langgraph.types import Interrupt
+
+from graphguard.scope import new_id
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from langchain_core.runnables import RunnableConfig
+    from langgraph._internal._scratchpad import PregelScratchpad
+
+__all__ = ["Question", "Task"]
+
+_MARK: Final = "__graphguard__"
+_LOOK, _TAKE = False, True  # LangGraph's null resume value is looked at, or taken
+# The last one is newer than LangGraph 1.0, and so written out.
+_UNFINISHED: Final = frozenset({keys.INTERRUPT, keys.RESUME, keys.ERROR, "__error_source_node__"})
+_AS_IT_BEGAN = False  # channels are read without the task's own writes
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What inline gates asked in a task, or in a task beside it.
+
+    Attributes:
+        asked: The trip asked about last, or None when all was answered.
+        limits: Limits raised by answers so far, in the state's form.
+        users: Answers that belong to the node's own interrupts.
+        fresh: The answer to what was asked; None when there is none yet.
+        kept: The task's resume values as they were when it asked.
+        interrupt: The interrupt that asks, if another task asked.
+    """
+
+    asked: dict[str, object] | None
+    limits: dict[str, dict[str, object]]
+    users: tuple[object, ...] = ()
+    fresh: object = None
+    kept: tuple[object, ...] = ()
+    interrupt: Interrupt | None = None
+
+
+def _is_raised(asked: object, limits: Mapping[str, Mapping[str, object]]) -> bool:
+    """Whether the limit that a question was about has been raised since, both in the state's form."""
+    trip = cast("Mapping[str, object]", asked)
+    raised = limits.get(str(trip["budget"]), {}).get(str(trip["metric"]))
+    return raised is not None and Decimal(str(raised)) > Decimal(str(trip["limit"]))
+
+
+def _is_of_gate(interrupt: Interrupt) -> bool:
+    return isinstance(interrupt.value, dict) and "answers_before" in interrupt.value
+
+
+def _is_ours(interrupt: Interrupt) -> bool:
+    return isinstance(interrupt.value, dict) and interrupt.value.get("kind") == "graphguard.budget"
+
+
+def _is_mark(value: object) -> bool:
+    return isinstance(value, dict) and _MARK in value
+
+
+def _no_answer(consume: bool = False) -> None:  # noqa: FBT001, FBT002 - LangGraph's signature
+    """Stand in for LangGraph's look at the answer without an address, where that is not for the node's code."""
+
+
+def _marked(users: Sequence[object], limits: object) -> list[object]:
+    # Around the last value rather than beside it: the count of values is what numbers the next interrupt.
+    if not users:
+        return [{_MARK: limits}]
+    return [*users[:-1], {_MARK: limits, "answer": users[-1]}]
+
+
+# Not frozen, though nothing changes it: each model call makes five, and a frozen one takes three times as long.
+@dataclass(slots=True)
+class Task:
+    """What LangGraph says of the task that is running, read from its config.
+
+    Attributes:
+        config: The task's config.
+        node: The node's name.
+        id: The task's id; attempts and resumes of a task share it.
+        graph_ns: The checkpoint namespace of the graph that the task belongs to; empty at the top.
+        checkpoint: Id of the checkpoint that the task runs from.
+        thread: The thread's id, or None.
+        attempt: LangGraph's count of attempts, from 1.
+    """
+
+    config: RunnableConfig
+    node: str
+    id: str
+    graph_ns: str
+    checkpoint: str
+    thread: str | None
+    attempt: int
+
+    @classmethod
+    def of(cls, config: RunnableConfig) -> Task:
+        """The task of a config that LangGraph made for it."""
+        conf = config.get(keys.CONF, {})
+        ns = str(conf.get(keys.CONFIG_KEY_CHECKPOINT_NS, ""))
+        graph_ns, _, own = ns.rpartition(keys.NS_SEP)
+        thread = conf.get(keys.CONFIG_KEY_THREAD_ID)
+        info = getattr(conf.get(keys.CONFIG_KEY_RUNTIME), "execution_info", None)
+        return cls(
+            config=config,
+            node=str(config.get("metadata", {}).get("langgraph_node") or own.partition(keys.NS_END)[0]),
+            id=str(conf.get(keys.CONFIG_KEY_TASK_ID, "")),
+            graph_ns=graph_ns,
+            # A node that somebody calls by hand runs from no checkpoint; each such call is a line of its own.
+            checkpoint=str((conf.get(keys.CONFIG_KEY_CHECKPOINT_MAP) or {}).get(graph_ns) or new_id()),
+            thread=None if thread is None else str(thread),
+            attempt=getattr(info, "node_attempt", None) or 1,
+        )
+
+    @property
+    def has_checkpointer(self) -> bool:
+        """Whether the run can be resumed."""
+        return bool(self.config[keys.CONF].get(keys.CONFIG_KEY_CHECKPOINTER))
+
+    def read(self, channel: str) -> dict[str, object]:
+        """One of graphguard's own state fields as the superstep began with it."""
+        read = self.config.get(keys.CONF, {}).get(keys.CONFIG_KEY_READ)
+        return (read(channel, _AS_IT_BEGAN) or {}) if read else {}
+
+    def read_state(self, channel: str) -> object:
+        """Any state field as the superstep began with it."""
+        return self.config[keys.CONF][keys.CONFIG_KEY_READ](channel, _AS_IT_BEGAN)
+
+    @property
+    def writes(self) -> deque[tuple[str, object]]:
+        """The task's writes so far; changing them changes what the task does."""
+        # CONFIG_KEY_SEND is the bound `extend` of this deque, but wrapped for nodes with a timeout;
+        # CONFIG_KEY_READ is a partial that holds the task's writes, so that branches can see them.
+        read = self.config[keys.CONF].get(keys.CONFIG_KEY_READ)
+        for part in getattr(read, "args", ()):
+            if isinstance(getattr(part, "writes", None), deque):
+                return cast("deque[tuple[str, object]]", part.writes)
+        send = self.config[keys.CONF][keys.CONFIG_KEY_SEND]
+        return cast("deque[tuple[str, object]]", getattr(send, "__self__", deque()))
+
+    def send(self, writes: Sequence[tuple[str, object]]) -> None:
+        """Write to channels from this task."""
+        self.config[keys.CONF][keys.CONFIG_KEY_SEND](writes)
+
+    def emit(self, event: dict[str, object]) -> None:
+        """Put an event on the graph's custom stream, if anybody listens."""
+        runtime = self.config.get(keys.CONF, {}).get(keys.CONFIG_KEY_RUNTIME)
+        if runtime is not None:
+            runtime.stream_writer(event)
+
+    @property
+    def pushed(self) -> bool:
+        """Whether a `Send` started the task, with a payload of its own."""
+        path = self.config.get("metadata", {}).get("langgraph_path") or ("",)
+        return path[0] == keys.PUSH
+
+    @property
+    def is_run(self) -> bool:
+        """Whether a graph really runs the task, rather than being drawn or updated by hand."""
+        return keys.CONFIG_KEY_CALL in self.config.get(keys.CONF, {})
+
+    @property
+    def routable(self) -> bool:
+        """Whether a graph runs the task, rather than somebody who called the node by hand."""
+        return keys.CONFIG_KEY_SEND in self.config.get(keys.CONF, {})
+
+    def has_answers(self, beside: Sequence[Question]) -> bool:
+        """Whether answers are there that belong to the interrupts of the node's own code.
+
+        Args:
+            beside: What was asked in other tasks; an answer without an address belongs to that.
+        """
+        pad = self.config.get(keys.CONF, {}).get(keys.CONFIG_KEY_SCRATCHPAD)
+        return pad is not None and (bool(pad.resume) or (not beside and pad.get_null_resume(_LOOK) is not None))
+
+    @property
+    def _call(self) -> object:
+        """LangGraph's function that runs this task, with what it is bound to."""
+        call: object = self.config[keys.CONF].get(keys.CONFIG_KEY_CALL)
+        for cell in getattr(call, "__closure__", None) or ():  # wrapped for nodes with a timeout
+            call = cell.cell_contents if getattr(cell.cell_contents, "args", None) else call
+        return call
+
+    @property
+    def superstep(self) -> object:
+        """What LangGraph makes anew for each attempt to run a superstep, and its tasks share; None if unknown."""
+        futures = getattr(self._call, "keywords", {}).get("futures")
+        return futures() if futures is not None else None
+
+    @property
+    def accompanied(self) -> bool:
+        """Whether another node's task runs in the same superstep."""
+        # What starts further tasks for a task is bound to the loop, which knows all tasks of its superstep.
+        loop = getattr(getattr(self._call, "keywords", {}).get("schedule_task"), "__self__", None)
+        tasks = list(getattr(loop, "tasks", {}).values())
+        # A function called as a task of its own has the path of its caller in its path.
+        return any(task.name != self.node and not isinstance(task.path[1], tuple) for task in tasks)
+
+    @property
+    def answered(self) -> bool:
+        """Whether anybody answered a question in this task before; asking from elsewhere would lose that."""
+        pad = self.config.get(keys.CONF, {}).get(keys.CONFIG_KEY_SCRATCHPAD)
+        return pad is not None and bool(pad.resume)
+
+    @classmethod
+    def undisturbed(cls, config: RunnableConfig) -> bool:
+        """Whether nothing was written in this superstep yet: then nobody asked or answered anything here."""
+        pad = config.get(keys.CONF, {}).get(keys.CONFIG_KEY_SCRATCHPAD)
+        return pad is None or not (pad.resume or cls._pending(pad))
+
+    @staticmethod
+    def id_in(config: RunnableConfig) -> str:
+        """The id alone of the task of a config."""
+        return str(config.get(keys.CONF, {}).get(keys.CONFIG_KEY_TASK_ID, ""))
+
+    def question(self) -> Question | None:
+        """What an inline gate asked in this task before, and its answer; None if it never asked.
+
+        The interrupt itself, saved with the checkpoint, says that the gate asked. Once answered, the answer
+        is replaced among the task's resume values by a mark, so that any later attempt in any process can
+        tell it from the answers to the node's own interrupts.
+        """
+        pad = self.config.get(keys.CONF, {}).get(keys.CONFIG_KEY_SCRATCHPAD)
+        if pad is None:
+            return None
+        # A question of a graph inside this task is saved with this task too, but under an id of its own.
+        of_task = [asked for task, asked in self._questions(pad) if task == self.id]
+        mine = [asked.value for asked in of_task if asked.id == self._asking(None).id]
+        resume, fresh = list(pad.resume), None
+        marks = [value[_MARK] for value in resume if isinstance(value, dict) and _MARK in value]
+        if mine and marks and _is_raised(mine[-1]["trip"], marks[-1]):
+            mine = []  # answered before, in an attempt that failed afterwards
+        if mine:
+            before = int(str(mine[-1]["answers_before"]))
+            if len(resume) == before and (taken := pad.get_null_resume(_TAKE)) is not None:
+                pad.resume.append(taken)  # as LangGraph does, for the next attempt of the same task
+                resume.append(taken)
+            fresh = resume[before] if len(resume) > before else None
+            resume = resume[:before]
+        if not mine and not marks:
+            return None
+        users = [
+            value["answer"] if isinstance(value, dict) and _MARK in value else value
+            for value in resume
+            if not (isinstance(value, dict) and _MARK in value and "answer" not in value)
+        ]
+        asked = cast("dict[str, object]", mine[-1]["trip"]) if mine else None
+        return Question(asked, marks[-1] if marks else {}, tuple(users), fresh, tuple(resume))
+
+    def beside(self) -> list[Question]:
+        """What inline gates asked in other tasks of this superstep, with the answers of this resume.
+
+        Only what waited for an answer: a question of a task that has finished since stays among the writes,
+        and this resume's value is not meant for it.
+        """
+        pad = self.config.get(keys.CONF, {}).get(keys.CONFIG_KEY_SCRATCHPAD)
+        if pad is None:
+            return []
+        found: list[Question] = []
+        answers = self.config[keys.CONF].get(keys.CONFIG_KEY_RESUME_MAP) or {}
+        for task, asked in self._questions(pad):
+            if task != self.id:
+                fresh = answers.get(asked.id) if answers else pad.get_null_resume(_LOOK)
+                found.append(Question(asked.value["trip"], {}, fresh=fresh, interrupt=asked))
+        return found
+
+    def raised_beside(self) -> list[Mapping[str, Mapping[str, object]]]:
+        """Limits that people raised in this superstep, in the state's form, as the tasks beside know them."""
+        pad = self.config.get(keys.CONF, {}).get(keys.CONFIG_KEY_SCRATCHPAD)
+        found: list[Mapping[str, Mapping[str, object]]] = []
+        for task, channel, value in self._pending(pad) if pad is not None else ():
+            if task in (self.id, keys.NULL_TASK_ID):
+                continue
+            if channel == keys.RESUME and isinstance(value, list):
+                found += [answer[_MARK] for answer in value if isinstance(answer, dict) and _MARK in answer]
+            elif channel == "spend" and isinstance(value, dict):
+                found += [value[name] for name in ("limits", "run_limits") if name in value]
+        return found
+
+    @staticmethod
+    def _pending(pad: PregelScratchpad) -> list[tuple[str, str, object]]:
+        # The scratchpad doesn't show the checkpoint's pending writes, but the function that looks for the
+        # resume value there closes over them.
+        look = pad.get_null_resume
+        for name, cell in zip(look.__code__.co_freevars, look.__closure__ or (), strict=False):
+            if name == "pending_writes":
+                return list(cell.cell_contents)
+        return []
+
+    @classmethod
+    def _questions(cls, pad: PregelScratchpad) -> list[tuple[str, Interrupt]]:
+        """Each question that inline gates asked and nobody has answered, with the id of the task that waits."""
+        pending = cls._pending(pad)
+        finished = {task for task, channel, _ in pending if channel not in _UNFINISHED}
+        return [
+            (task, interrupt)
+            for task, channel, value in pending
+            if channel == keys.INTERRUPT and task not in finished
+            for interrupt in cast("Sequence[Interrupt]", value)
+            if _is_of_gate(interrupt)
+        ]
+
+    def ask(
+        self,
+        payload: dict[str, object],
+        kept: Sequence[object] | None = None,
+        *,
+        instead: Interrupt | Callable[[Task, Interrupt], Interrupt] | None = None,
+    ) -> None:
+        """Interrupt the task with a question of the gate's own, or leave the asking to a task beside it.
+
+        Args:
+            payload: The question.
+            kept: When asking again, the resume values as they were before the answer; None takes them as
+                they are now.
+            instead: The question of another task, if that one asks; or what finds out who asks.
+
+        Raises:
+            GraphInterrupt: Always.
+        """
+        told = [value for channel, value in self.writes if channel == keys.RESUME]
+        pad = self.config[keys.CONF][keys.CONFIG_KEY_SCRATCHPAD]
+        values = list(kept) if kept is not None else cast("list[object]", told[-1]) if told else list(pad.resume)
+        waiting = self._waiting(pad)
+        users = () if told else self._unanswered(pad, waiting, values)
+        mine = self._asking({**payload, "answers_before": len(values)})
+        asked = instead(self, mine) if callable(instead) else instead or mine
+        self.writes.clear()  # an edge asks after its node wrote, and the node runs again
+        self.send([(keys.RESUME, values)] if values else [])
+        if asked is not mine and not told and (users or not waiting):
+            # Left undone, to run again on resume; a question of the node's own that waits is shown again.
+            raise GraphInterrupt(users)
+        # With another's question, of one id, in place of its own: that one is answered, and must not wait.
+        raise GraphInterrupt((asked,))
+
+    def _unanswered(
+        self, pad: PregelScratchpad, waiting: Sequence[Interrupt], values: list[object]
+    ) -> tuple[Interrupt, ...]:
+        """The node's own questions that still wait; an answer that its code did not come to goes to `values`."""
+        users = tuple(interrupt for interrupt in waiting if not _is_of_gate(interrupt))
+        by_id = self.config[keys.CONF].get(keys.CONFIG_KEY_RESUME_MAP) or {}
+        if users and not by_id and not self._is_plain_answer_ours():
+            plain = pad.get_null_resume(_TAKE)
+            if plain is not None:
+                values.append(plain)
+                return ()
+        return tuple(interrupt for interrupt in users if interrupt.id not in by_id)
+
+    def _waiting(self, pad: PregelScratchpad) -> list[Interrupt]:
+        """What this task asked in an earlier attempt, the gate's questions included."""
+        return [
+            interrupt
+            for task, channel, value in self._pending(pad)
+            if task == self.id and channel == keys.INTERRUPT
+            for interrupt in cast("Sequence[Interrupt]", value)
+        ]
+
+    def _asking(self, payload: object) -> Interrupt:
+        return Interrupt.from_ns(payload, ns=self.config[keys.CONF][keys.CONFIG_KEY_CHECKPOINT_NS])
+
+    def with_answers(self, users: Sequence[object], limits: object) -> RunnableConfig:
+        """A config in which the node's own interrupts see only the answers meant for them."""
+        conf = self.config[keys.CONF]
+        send = conf[keys.CONFIG_KEY_SEND]
+
+        def sending(writes: Sequence[tuple[str, object]]) -> None:
+            send([(c, _marked(cast("list[object]", v), limits) if c == keys.RESUME else v) for c, v in writes])
+
+        sending([(keys.RESUME, list(users))])
+        pad = replace(conf[keys.CONFIG_KEY_SCRATCHPAD], resume=list(users))
+        if self._is_plain_answer_ours():
+            pad = replace(pad, get_null_resume=_no_answer)
+        changed = {**conf, keys.CONFIG_KEY_SCRATCHPAD: pad, keys.CONFIG_KEY_SEND: sending}
+        return cast("RunnableConfig", {**self.config, keys.CONF: changed})
+
+    def without_ours(self) -> RunnableConfig | None:
+        """A config in which the node's own interrupts don't see the answer to a gate; None if this one will do."""
+        if not self._is_plain_answer_ours():
+            return None
+        conf = self.config[keys.CONF]
+        pad = replace(conf[keys.CONFIG_KEY_SCRATCHPAD], get_null_resume=_no_answer)
+        return cast("RunnableConfig", {**self.config, keys.CONF: {**conf, keys.CONFIG_KEY_SCRATCHPAD: pad}})
+
+    def _is_plain_answer_ours(self) -> bool:
+        """Whether an answer without an interrupt's id is for a gate of this superstep, in this task or beside it."""
+        pad = self.config.get(keys.CONF, {}).get(keys.CONFIG_KEY_SCRATCHPAD)
+        if pad is None or pad.get_null_resume(_LOOK) is None:
+            return False
+        if self.config[keys.CONF].get(keys.CONFIG_KEY_RESUME_MAP):
+            # Left over from an earlier resume: LangGraph would give it to whoever asks next.
+            return self._gates_asked(pad)
+        own = self._asking(None).id
+        # The question of a graph inside this task is answered in there.
+        return any(task != self.id or asked.id == own for task, asked in self._questions(pad))
+
+    def _gates_asked(self, pad: PregelScratchpad) -> bool:
+        """Whether anything of ours was asked in this run of the graph or in this superstep, answered or not."""
+        return bool(self.read("trip")) or any(
+            (channel == keys.INTERRUPT and any(map(_is_ours, cast("Sequence[Interrupt]", value))))
+            or (channel == keys.RESUME and isinstance(value, list) and any(map(_is_mark, value)))
+            for _, channel, value in self._pending(pad)
+        )
+
+    def forget_cache(self) -> None:
+        """Keep this task's result out of the node cache: a stop must not be replayed as an answer."""
+        args = getattr(self._call, "args", None)
+        task = args[0]() if args else None
+        if task is not None and getattr(task, "cache_key", None) is not None:
+            object.__setattr__(task, "cache_key", None)

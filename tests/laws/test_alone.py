@@ -11,8 +11,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langsmith import Client
 
 from graphguard import Budget, MemoryLedger
-from tests.laws import agents  # noqa: F401 - puts its shapes into the table
-from tests.laws.shapes import SHAPES
+from tests.laws.table import SHAPES
 from tests.laws.watching import CONFIG, awatch, watch
 
 NOBODY = "http://127.0.0.1:9"

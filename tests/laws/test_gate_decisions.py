@@ -9,8 +9,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 
 from graphguard import Budget, MemoryLedger
 from graphguard.scope import Scope
-from tests.laws import agents  # noqa: F401 - puts its shapes into the table
-from tests.laws.shapes import SHAPES
+from tests.laws.table import SHAPES
 from tests.laws.watching import CONFIG, awatch
 
 GATES = ("auto", "inline", "node")

@@ -11,8 +11,8 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, StateGraph
 
 from graphguard import Budget, MemoryLedger, PriceBook, Spend, Trip, UnknownPrice, guard
-from tests.laws import agents  # noqa: F401 - puts its shapes into the table
-from tests.laws.shapes import SHAPES, Bench, Trail
+from tests.laws.shapes import Bench, Trail
+from tests.laws.table import SHAPES
 from tests.laws.watching import CONFIG
 from tests.scripted import Scripted, Streaming
 
@@ -90,7 +90,7 @@ def test_unknown_price_trips_before_the_call(gate):
 class Nameless(Scripted):
     """Tells its name only in its answer."""
 
-    def _get_ls_params(self, stop: Any = None, **kwargs: Any) -> Any:  # noqa: ARG002 - LangChain's signature
+    def _get_ls_params(self, stop: Any = None, **kwargs: Any) -> Any:
         return {"ls_model_type": "chat"}
 
     @property

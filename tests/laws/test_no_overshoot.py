@@ -17,8 +17,7 @@ from langgraph.types import Send
 from typing_extensions import TypedDict
 
 from graphguard import Budget, MemoryLedger, Spend, Trip, guard
-from tests.laws import agents  # noqa: F401 - puts its shapes into the table
-from tests.laws.shapes import SHAPES
+from tests.laws.table import SHAPES
 from tests.laws.watching import CONFIG
 from tests.scripted import NANOUSD_PER_CALL, Scripted
 

@@ -8,8 +8,8 @@ from langgraph.graph import END, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 
 from graphguard import Budget, MemoryLedger, Spend, guard
-from tests.laws import agents  # noqa: F401 - puts its shapes into the table
-from tests.laws.shapes import SHAPES, Trail, chain, step
+from tests.laws.shapes import Trail, chain, step
+from tests.laws.table import SHAPES
 from tests.laws.watching import CONFIG, awatch, watch
 
 ONE_CALL = Budget(calls=1, warn_at=())

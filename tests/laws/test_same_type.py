@@ -12,8 +12,8 @@ from langgraph.graph import StateGraph
 from langgraph.graph.state import CompiledStateGraph
 
 from graphguard import Budget, Spend, guard
-from tests.laws import agents  # noqa: F401 - puts its shapes into the table
-from tests.laws.shapes import SHAPES, Shape
+from tests.laws.shapes import Shape
+from tests.laws.table import SHAPES
 from tests.laws.watching import CONFIG, plain
 
 RICH = Budget(usd=1000)

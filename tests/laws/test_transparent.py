@@ -9,8 +9,8 @@ from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.types import Command
 
 from graphguard import Budget, Spend, guard, model_nodes
-from tests.laws import agents  # noqa: F401 - puts its shapes into the table
-from tests.laws.shapes import SHAPES, nodes
+from tests.laws.shapes import nodes
+from tests.laws.table import SHAPES
 from tests.laws.watching import CONFIG, awatch, plain, resume, watch
 
 RICH = Budget(usd=1000, calls=1000)

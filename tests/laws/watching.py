@@ -102,15 +102,8 @@ def _note(seen: Seen, events: Sequence[tuple[tuple[str, ...], str, Any]]) -> Non
             steps[-1] += [f"{depth} tells {plain(chunk)}"] if chunk.get("type") != "budget" else []
         elif mode == "updates":
             steps[-1] += [f"{depth} {k} updates {plain(v)}" for k, v in chunk.items() if not is_gate(k)]
-        elif "input" in chunk:
-            name = chunk["name"]
-            seen.gates += is_gate(name)
-            seen.tasks.setdefault(name, set()).add(chunk["id"])
-            if not is_gate(name):
-                seen.nodes[name] = seen.nodes.get(name, 0) + 1
-                steps[-1].append(f"{depth} {name} starts")
         else:
-            seen.interrupts += [plain(i["value"]) for i in chunk["interrupts"]] if not ns else []
+            steps[-1] += _note_task(seen, depth, chunk)
     together: list[list[str]] = []
     for step in filter(None, steps):
         if together and not any(event.startswith("[]") and event.endswith(" starts") for event in step):
@@ -119,6 +112,19 @@ def _note(seen: Seen, events: Sequence[tuple[tuple[str, ...], str, Any]]) -> Non
             together.append(step)
     seen.legs.append([sorted(step) for step in together])
     seen.outputs.append(output)
+
+
+def _note_task(seen: Seen, depth: list[str], chunk: Mapping[str, Any]) -> list[str]:
+    if "input" not in chunk:  # the task's end
+        seen.interrupts += [] if depth else [plain(asked["value"]) for asked in chunk["interrupts"]]
+        return []
+    name = chunk["name"]
+    seen.tasks.setdefault(name, set()).add(chunk["id"])
+    if is_gate(name):
+        seen.gates += 1
+        return []
+    seen.nodes[name] = seen.nodes.get(name, 0) + 1
+    return [f"{depth} {name} starts"]
 
 
 def plain(value: Any) -> Any:

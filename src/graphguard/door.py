@@ -75,7 +75,7 @@ class Door:
 class Visit:
     """One attempt of a node's task, from the door's side."""
 
-    __slots__ = ("_handler", "_scope", "_token", "config", "door", "given", "parent", "result")
+    __slots__ = ("_gates", "_handler", "_scope", "_token", "config", "door", "given", "parent", "result")
 
     def __init__(self, door: Door, config: RunnableConfig, given: object) -> None:
         """Begin an attempt."""
@@ -85,6 +85,7 @@ class Visit:
         self.parent = current_scope()
         self._scope: Scope | None = None
         self.result: Stop | None = None
+        self._gates = False
         self._handler: Handler | None = None
         self._token: Token[RunnableConfig | None] | None = None
 
@@ -101,10 +102,23 @@ class Visit:
         """Let the user's code run inside; False says to leave it out, because the door itself decided."""
         if not self._nothing_to_decide():
             self.result = self._enter()
-            if self.result is not None:
-                return False
-            config = self.scope.users_config
-            self._token = None if config is None else var_child_runnable_config.set(config)
+            if self._gates and (breach := self.scope.breach()) is not None:
+                self.result = self._act(self.scope.tripped(breach, node=self.door.node))
+        return self._begin()
+
+    async def __aenter__(self) -> bool:
+        """The same as `__enter__`, on an event loop."""
+        if not self._nothing_to_decide():
+            self.result = self._enter()
+            if self._gates and (breach := await self.scope.abreach()) is not None:
+                self.result = self._act(self.scope.tripped(breach, node=self.door.node))
+        return self._begin()
+
+    def _begin(self) -> bool:
+        if self.result is not None:
+            return False
+        config = self._scope.users_config if self._scope is not None else None
+        self._token = None if config is None else var_child_runnable_config.set(config)
         self._handler = Handler(self)
         self._handler.begin()
         return True
@@ -121,22 +135,36 @@ class Visit:
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> bool:
         """Act on a refused call; `result` is then what the task returns instead of the code's output."""
-        if self._handler is None:
-            return False
         try:
-            self._handler.end()
-            if self._scope is None:  # nothing was spent
-                return False
-            # A refusal of another guard's budget is for the door of that guard.
-            refused = isinstance(error, BudgetExceeded) and self.scope.refusal is not None
-            if refused and self.scope.refusal is not None:
-                self.result = self._act(self.scope.refusal)
+            if self._handler is not None:
+                self._handler.end()
+            return self._left(error)
         finally:
-            if self._token is not None:
-                var_child_runnable_config.reset(self._token)
-        if error is None or refused:
-            self.scope.meter.finish(self.scope)
-        return refused
+            self._restore()
+
+    async def __aexit__(self, _kind: object, error: BaseException | None, _trace: object) -> bool:
+        """The same as `__exit__`, on an event loop."""
+        try:
+            if self._handler is not None:
+                await self._handler.aend()
+            return self._left(error)
+        finally:
+            self._restore()
+
+    def _left(self, error: BaseException | None) -> bool:
+        if self._handler is None or self._scope is None:  # nothing was run, or nothing spent
+            return False
+        # A refusal of another guard's budget is for the door of that guard.
+        refusal = self._scope.refusal if isinstance(error, BudgetExceeded) else None
+        if refusal is not None:
+            self.result = self._act(refusal)
+        if error is None or refusal is not None:
+            self._scope.meter.finish(self._scope)
+        return refusal is not None
+
+    def _restore(self) -> None:
+        if self._token is not None:
+            var_child_runnable_config.reset(self._token)
 
     def output(self, value: object) -> object:
         """The task's output: the code's own, or a stop, decided here or by this guard in a graph inside."""
@@ -162,12 +190,14 @@ class Visit:
         return {**kwargs, "config": config} if config is not None and "config" in kwargs else kwargs
 
     def _enter(self) -> Stop | None:
+        """Hear what was answered; `_gates` then says whether the inline gate decides before the node's code runs."""
         if not self.door.first:
             self._follow()
             return None
         scope, task = self.scope, self.scope.task
         if Task.undisturbed(self.config):
-            return None if task.has_answers(()) else self._gate()
+            self._gates = self.door.gated and task.routable and not task.has_answers(())
+            return None
         asked, beside = task.question(), task.beside()
         if asked is not None and (stop := self._hear(asked)) is not None:
             return stop
@@ -179,13 +209,8 @@ class Visit:
                 return self._end(replace(self._trip(question), answer="stopped"))
         if scope.users_config is None:
             scope.users_config = task.without_ours()
-        return None if asked is not None or task.has_answers(beside) else self._gate()
-
-    def _gate(self) -> Stop | None:
-        """The decision before the node's code runs, if it is made here."""
-        scope = self.scope
-        if self.door.gated and scope.task.routable and (breach := scope.breach()):
-            return self._act(scope.tripped(breach, node=self.door.node))
+        users_turn = asked is not None or task.has_answers(beside)
+        self._gates = self.door.gated and task.routable and not users_turn
         return None
 
     def _follow(self) -> None:

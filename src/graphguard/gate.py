@@ -23,6 +23,7 @@ from graphguard.spend import NANO, usd_text
 from graphguard.trip import Trip
 
 if TYPE_CHECKING:
+    from graphguard.budget import Breach
     from graphguard.scope import Scope
 
 __all__ = ["CLOSING", "REVIEW", "Answer", "at_gate", "at_review", "closing", "may_ask", "question", "read_answer"]
@@ -50,11 +51,12 @@ class Answer:
     error: str | None = None
 
 
-def at_gate(scope: Scope, node: str, gate: str, review: str = REVIEW) -> Command[str]:
+def at_gate(scope: Scope, breach: Breach | None, node: str, gate: str, review: str = REVIEW) -> Command[str]:
     """Where a gate node leads: to its model node while there is room, else where `on_trip` says.
 
     Args:
         scope: The gate task's scope.
+        breach: Why there is no room, as the scope says now.
         node: The model node behind the gate.
         gate: The gate node's own name.
         review: Name of the node that asks.
@@ -63,7 +65,6 @@ def at_gate(scope: Scope, node: str, gate: str, review: str = REVIEW) -> Command
         BudgetExceeded: A budget tripped and `on_trip="raise"`.
         NoCheckpointer: A budget tripped in interrupt mode and the run could not be resumed.
     """
-    breach = scope.breach()
     settings = scope.meter.settings
     if breach is None or settings.to == node:
         return Command(goto=node)
@@ -93,7 +94,7 @@ def stopped_before(scope: Scope) -> bool:
     return told.get("answer") == "stopped" and told.get("run") == (scope.run or None)
 
 
-def at_review(scope: Scope) -> Command[str]:
+def at_review(scope: Scope, _: Breach | None = None) -> Command[str]:
     """Ask a person about the trip in the state until the answer can be used, then act on it.
 
     Returns:

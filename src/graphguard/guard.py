@@ -42,7 +42,7 @@ from graphguard.trip import merge_trip
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from graphguard.budget import Budget, Policy
+    from graphguard.budget import Breach, Budget, Policy
     from graphguard.choices import To
     from graphguard.door import Visit
     from graphguard.ledger.protocol import Ledger
@@ -600,7 +600,7 @@ def _acall_around(afunc: Callable[..., Any], door: Door) -> Callable[..., Any]:
         if isinstance(visit, Stop):
             return visit
         value = None
-        with visit as inside:
+        async with visit as inside:
             if inside:
                 value = await afunc(*args, **visit.patched(kwargs))
         return visit.output(value)
@@ -661,7 +661,7 @@ def _add_gates(new: AnyGraph, meter: Meter, gate_of: Mapping[str, str], review: 
 def _own_node(
     name: str,
     triggers: list[str],
-    decide: Callable[[Scope], Command[str]],
+    decide: Callable[[Scope, Breach | None], Command[str]],
     meter: Meter,
     ends: Sequence[str],
     *,
@@ -669,12 +669,15 @@ def _own_node(
 ) -> PregelNode:
     def run(given: object, config: RunnableConfig) -> Command[str]:  # noqa: ARG001 - a node is called with its input
         scope = Scope(meter, Task.of(config), current_scope(), talks=talks)
-        command = decide(scope)
+        command = decide(scope, scope.breach())
         meter.finish(scope)
         return command
 
-    async def arun(given: object, config: RunnableConfig) -> Command[str]:
-        return run(given, config)
+    async def arun(given: object, config: RunnableConfig) -> Command[str]:  # noqa: ARG001 - see run
+        scope = Scope(meter, Task.of(config), current_scope(), talks=talks)
+        command = decide(scope, await scope.abreach())
+        meter.finish(scope)
+        return command
 
     declared = [(end if end == END else f"{_BRANCH}{end}", None, None) for end in ends]
     writes = (ChannelWriteTupleEntry(_own_updates), ChannelWriteTupleEntry(_own_ways, static=declared))

@@ -239,30 +239,60 @@ class Handler(BaseCallbackHandler):
                 opened.streamed_bytes += sum(len(repr(c)) for c in getattr(message, "tool_call_chunks", ()))
                 opened.streamed = Usage.from_message(message) or opened.streamed
 
-    def on_llm_end(self, response: LLMResult, *, run_id: UUID, **_: object) -> None:
+    def _end(self, response: LLMResult, *, run_id: UUID, **_: object) -> None:
         """Replace the hold by what the call really used."""
         opened = self.open.pop(run_id, None)
-        if opened is None:
-            return
+        if opened is not None:
+            self._settle(opened.call, self._ended(opened, response))
+
+    async def _aend(self, response: LLMResult, *, run_id: UUID, **_: object) -> None:
+        """The same on an event loop."""
+        opened = self.open.pop(run_id, None)
+        if opened is not None:
+            await self._asettle(opened.call, self._ended(opened, response))
+
+    on_llm_end = _Either(_end, _aend)
+
+    def _ended(self, opened: _Open, response: LLMResult) -> Charge | None:
         usage, model, provider = answer(response)
         if usage is None:
             usage = Usage.estimate(opened.input_bound, max(opened.streamed_bytes, output_bytes(response)))
         if usage.cached_answer:
-            self._ledger.release(opened.call.id)
-            return
+            return None
         usage = _completed(usage, opened)
         self._remember(opened, usage, response)
-        self._charge(opened, usage, model, provider)
+        return self._charge(opened, usage, model, provider)
 
-    def on_llm_error(self, error: BaseException, *, run_id: UUID, **_: object) -> None:
+    def _error(self, error: BaseException, *, run_id: UUID, **_: object) -> None:
         """Charge a call that failed or was cut off, unless it surely was not billed."""
         opened = self.open.pop(run_id, None)
-        if opened is None:
-            return
+        if opened is not None:
+            self._settle(opened.call, self._failed(opened, error))
+
+    async def _aerror(self, error: BaseException, *, run_id: UUID, **_: object) -> None:
+        """The same on an event loop."""
+        opened = self.open.pop(run_id, None)
+        if opened is not None:
+            await self._asettle(opened.call, self._failed(opened, error))
+
+    on_llm_error = _Either(_error, _aerror)
+
+    def _failed(self, opened: _Open, error: BaseException) -> Charge | None:
         if not opened.streamed_bytes and opened.streamed is None and surely_not_billed(error):
-            self._ledger.release(opened.call.id)
-            return
-        self._cut_off(opened)
+            return None
+        return self._cut_off(opened)
+
+    def _settle(self, call: Call, charge: Charge | None) -> None:
+        if charge is not None:
+            self.scope.settle(call, charge)
+        elif call.claims:
+            self._ledger.release(call.id)
+
+    async def _asettle(self, call: Call, charge: Charge | None) -> None:
+        if charge is not None:
+            await self.scope.asettle(call, charge)
+        elif call.claims:
+            await self._ledger.arelease(call.id)
 
     @property
     def scope(self) -> Scope:
@@ -275,28 +305,33 @@ class Handler(BaseCallbackHandler):
 
     def end(self) -> None:
         """Meter no more, and charge what the task still holds: its calls will never report back."""
-        _active.reset(self._token)
-        for run_id in list(self.open):
-            opened = self.open.pop(run_id, None)
-            if opened is not None:
-                self._cut_off(opened)
+        for opened in self._left():
+            self.scope.settle(opened.call, self._cut_off(opened))
 
-    def _cut_off(self, opened: _Open) -> None:
+    async def aend(self) -> None:
+        """The same as `end`, on an event loop."""
+        for opened in self._left():
+            await self.scope.asettle(opened.call, self._cut_off(opened))
+
+    def _left(self) -> list[_Open]:
+        _active.reset(self._token)
+        return [opened for run_id in list(self.open) if (opened := self.open.pop(run_id, None)) is not None]
+
+    def _cut_off(self, opened: _Open) -> Charge:
         if opened.streamed_bytes or opened.streamed is not None:
             told = opened.streamed
             estimate = Usage.estimate(opened.input_bound, opened.streamed_bytes)
             whole = told is not None and told.input_tokens and told.output_tokens
-            self._charge(opened, cast("Usage", told) if whole else estimate, None, None)
-            return
+            return self._charge(opened, cast("Usage", told) if whole else estimate, None, None)
         worst = opened.call.worst
         usage = Usage.estimate(worst.input_tokens or opened.input_bound, worst.output_tokens)
-        self._charge(opened, usage, None, None, assumed=worst)
+        return self._charge(opened, usage, None, None, assumed=worst)
 
     def _charge(
         self, opened: _Open, usage: Usage, model: str | None, provider: str | None, *, assumed: Spend | None = None
-    ) -> None:
+    ) -> Charge:
         nanousd, priced = self._price(opened.call, usage, model, provider)
-        charge = Charge(
+        return Charge(
             id=opened.call.id,
             nanousd=max(nanousd, assumed.nanousd) if assumed else nanousd,
             input_tokens=usage.input_tokens,
@@ -309,7 +344,6 @@ class Handler(BaseCallbackHandler):
             waited=opened.waited,
             **self.scope.place_of(opened.call),
         )
-        self.scope.settle(opened.call, charge)
 
     def _price(self, call: Call, usage: Usage, model: str | None, provider: str | None) -> tuple[int, bool]:
         prices = self.scope.meter.settings.prices

@@ -84,10 +84,20 @@ class Meter:
         self.prompts: OrderedDict[tuple[object, ...], tuple[tuple[int, ...], int, int, tuple[int, ...]]] = OrderedDict()
         self.lock = threading.Lock()
         self.asked: OrderedDict[tuple[str, str], tuple[Interrupt, weakref.ref[object] | None]] = OrderedDict()
-        self.finished: dict[str, Scope] = {}
+        self.warned: OrderedDict[tuple[object, ...], None] = OrderedDict()
+        self.finished: OrderedDict[str, Scope] = OrderedDict()
         self.narrowed = tuple(budget for budget in settings.budgets if budget.narrowed)
         self.budgets = {budget.key: budget for budget in settings.budgets}
         self.keys = frozenset(self.budgets)
+
+    def first_warning(self, what: tuple[object, ...]) -> bool:
+        """Whether nobody warned of this before: two calls that settle together both see the share crossed."""
+        with self.lock:
+            first = what not in self.warned
+            self.warned[what] = None
+            while len(self.warned) > _KEPT:
+                self.warned.popitem(last=False)
+        return first
 
     def finish(self, scope: Scope) -> None:
         """Keep what a task has to tell the state until its last writer runs."""
@@ -96,6 +106,8 @@ class Meter:
         before = self.finished.get(scope.task.id)
         if before is None:
             self.finished[scope.task.id] = scope
+            while len(self.finished) > _KEPT:  # tasks whose last writer never ran, because an edge raised
+                self.finished.popitem(last=False)
         else:  # the node's own code came before, this is one of its edges
             before.trip = scope.trip or before.trip
             before.new_limits |= scope.new_limits
@@ -256,12 +268,19 @@ class Scope:
 
         Budgets for one model are left to the calls: nobody knows yet which model the node will choose.
         """
-        claims = tuple(claim for claim in self.claims(own=True) if self.meter.budgets[claim.budget].model is None)
-        if not claims:
-            return None
-        call = Call(id="", node=self.task.node, worst=_SMALLEST, claims=claims)  # held by nobody, so it needs no id
-        refusal = self.meter.settings.ledger.room(call)
+        call = self._smallest_call()
+        refusal = self.meter.settings.ledger.room(call) if call.claims else None
         return replace(refusal.breach, needed=0) if refusal else None
+
+    async def abreach(self) -> Breach | None:
+        """The same as `breach`, on an event loop."""
+        call = self._smallest_call()
+        refusal = await self.meter.settings.ledger.aroom(call) if call.claims else None
+        return replace(refusal.breach, needed=0) if refusal else None
+
+    def _smallest_call(self) -> Call:
+        claims = tuple(claim for claim in self.claims(own=True) if self.meter.budgets[claim.budget].model is None)
+        return Call(id="", node=self.task.node, worst=_SMALLEST, claims=claims)  # held by nobody, so it needs no id
 
     def refuse(self, refusal: Refusal | Breach, call: Call, owner: Scope | None = None) -> Trip:
         """Note that a call was refused, for the guard whose budget it was; the trip."""
@@ -307,15 +326,26 @@ class Scope:
         if charge.task is None:
             charge = replace(charge, **self.place_of(call))
         ledger = self.meter.settings.ledger
-        with self.meter.lock:
-            known = ledger.settle(charge.id, charge)
-            after = [(claim, ledger.balance(claim)[0]) for claim in call.claims] if known is charge else []
+        known = ledger.settle(charge.id, charge)
         if known is charge:
-            spend = charge.spend
-            self.note(spend, charge.model)
-            for claim, spent in after:
-                self._warn(claim, spent, spend)
+            self._settled(charge, [(claim, ledger.balance(claim)[0]) for claim in call.claims])
         return known
+
+    async def asettle(self, call: Call, charge: Charge) -> Charge:
+        """The same as `settle`, on an event loop."""
+        if charge.task is None:
+            charge = replace(charge, **self.place_of(call))
+        ledger = self.meter.settings.ledger
+        known = await ledger.asettle(charge.id, charge)
+        if known is charge:
+            self._settled(charge, [(claim, (await ledger.abalance(claim))[0]) for claim in call.claims])
+        return known
+
+    def _settled(self, charge: Charge, after: list[tuple[Claim, Spend]]) -> None:
+        spend = charge.spend
+        self.note(spend, charge.model)
+        for claim, spent in after:
+            self._warn(claim, spent, spend)
 
     def note(self, spend: Spend, model: str | None) -> None:
         """Remember an amount for the state fields of this task and of those around it."""
@@ -334,7 +364,7 @@ class Scope:
         for metric, limit in claim.limits.items():
             now, before = spent.amount(metric), spent.amount(metric) - added.amount(metric)
             crossed = [share for share in budget.warn_at if before < share * limit <= now]
-            if crossed:
+            if crossed and top.meter.first_warning((claim.scope, claim.budget, metric, limit, crossed[-1])):
                 top._tell(claim, metric, crossed[-1], now)  # noqa: SLF001 - another scope of the same class
 
     def _tell(self, claim: Claim, metric: str, share: float, spent: int) -> None:

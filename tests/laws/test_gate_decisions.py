@@ -21,13 +21,18 @@ over_gates = pytest.mark.parametrize("gate", GATES)
 def decisions(monkeypatch):
     """Give the count of gate decisions by the node they were about; each is still made as ever."""
     counted: Counter[str] = Counter()
-    decide = Scope.breach
+    decide, adecide = Scope.breach, Scope.abreach
 
     def counting(scope: Scope):
         counted[scope.task.node.removesuffix(".budget")] += 1
         return decide(scope)
 
+    async def acounting(scope: Scope):
+        counted[scope.task.node.removesuffix(".budget")] += 1
+        return await adecide(scope)
+
     monkeypatch.setattr(Scope, "breach", counting)
+    monkeypatch.setattr(Scope, "abreach", acounting)
     return counted
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, Self
 from graphguard.errors import HoldMismatch, LedgerUnavailable
 from graphguard.ledger.admission import assumed, scopes_of, why_not
 from graphguard.ledger.leases import Leases
-from graphguard.ledger.postgres_schema import COUNTED, VERSION, functions, tables
+from graphguard.ledger.postgres_schema import VERSION, functions, tables
 from graphguard.ledger.protocol import Hold, Refusal
 from graphguard.ledger.records import (
     AMOUNTS,
@@ -29,16 +29,15 @@ from graphguard.ledger.waiting import Line, ain_turn, in_turn
 from graphguard.spend import ZERO, Charge, Spend
 
 try:
-    from psycopg import sql
-
     from graphguard.ledger.connections import Connections
+    from graphguard.ledger.postgres_words import Statements, array, checks
 except ModuleNotFoundError as missing:
     raise ModuleNotFoundError(
         f"PostgresLedger needs {missing.name!r}: pip install 'graphguard[postgres]'", name=missing.name
     ) from missing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from graphguard.budget import Call, Claim
     from graphguard.ledger.connections import Ask, Pool
@@ -48,7 +47,6 @@ __all__ = ["PostgresLedger"]
 _POLL: Final = 0.1  # seconds; other processes don't tell when they make room
 _SWEEP_EVERY: Final = 5.0
 _SWEPT_AT_ONCE: Final = 200
-_MOST: Final = 2**62  # what bigint can hold, with room for sums
 
 
 class PostgresLedger:
@@ -82,7 +80,7 @@ class PostgresLedger:
         self.wait = wait
         self.lease = lease
         self._clock = clock
-        self._statements = _Statements(schema)
+        self._statements = Statements(schema)
         self._line = Line()
         self._swept = time.monotonic()
         self._leases = Leases(self.renew, every=lease / 3)
@@ -258,21 +256,21 @@ class PostgresLedger:
         """The answer, and whether it is a new hold."""
         scopes = scopes_of(call)
         now = None if self._clock is None else self._clock()
-        checks = list(_checks(call))
+        limits = list(checks(call))
         floored = [claim for claim in call.claims if claim.floor != ZERO]
         words = (
             call.id,
             call_to_text(call),
-            _array(scopes),
-            _array(amounts(call.worst)),
+            array(scopes),
+            array(amounts(call.worst)),
             self.lease,
             now,
             only_known,
-            _array(scope for scope, _, _ in checks),
-            _array(metric for _, metric, _ in checks),
-            _array(room for _, _, room in checks),
-            _array(claim.scope for claim in floored),
-            _array(amount for claim in floored for amount in amounts(claim.floor)),
+            array(scope for scope, _, _ in limits),
+            array(metric for _, metric, _ in limits),
+            array(room for _, _, room in limits),
+            array(claim.scope for claim in floored),
+            array(amount for claim in floored for amount in amounts(claim.floor)),
         )
         answer, text, expires, balances = ask(self._statements.hold, words)[0]
         if answer == "unknown":
@@ -333,7 +331,7 @@ class _Settle:
 
     def __init__(
         self,
-        statements: _Statements,
+        statements: Statements,
         id: str,  # noqa: A002
         charge: Charge,
         *,
@@ -352,9 +350,9 @@ class _Settle:
             self._id,
             "assumed" if charge.assumed else "charged",
             charge_to_text(charge),
-            _array(charge.scopes),
-            _array(amounts(charge.spend)),
-            _array(narrowing(charge)),
+            array(charge.scopes),
+            array(amounts(charge.spend)),
+            array(narrowing(charge)),
             charge.time,
             self._expired,
         )
@@ -369,64 +367,6 @@ class _Settle:
 
 
 _SKIPPED: Final = Charge(id="")
-
-
-class _Statements:
-    """What is sent, with the schema's name in it."""
-
-    def __init__(self, schema: str) -> None:
-        self.quoted = quoted = sql.Identifier(schema).as_string(None)
-        held = f"FROM {quoted}.attempts WHERE state = 'held'"
-        self.hold = (
-            f"SELECT * FROM {quoted}.hold(%s, %s, %s::text[], %s::bigint[], %s, %s, %s, "  # noqa: S608 - quoted, as below
-            "%s::text[], %s::text[], %s::bigint[], %s::text[], %s::bigint[])"
-        )
-        self.settle = f"SELECT * FROM {quoted}.settle(%s, %s, %s, %s::text[], %s::bigint[], %s::text[], %s, %s)"  # noqa: S608
-        self.release = f"SELECT freed FROM {quoted}.release(%s)"  # noqa: S608
-        self.balance = f"SELECT {', '.join(COUNTED)} FROM {quoted}.accounts WHERE scope = %s"  # noqa: S608
-        spent = COUNTED[: len(AMOUNTS)]
-        self.raise_to = (
-            f"INSERT INTO {quoted}.accounts AS known (scope, {', '.join(spent)}) "  # noqa: S608
-            f"VALUES (%s, {', '.join('%s' for _ in spent)}) ON CONFLICT (scope) DO UPDATE SET "
-            + ", ".join(f"{name} = greatest(known.{name}, excluded.{name})" for name in spent)
-        )
-        # Rows that somebody is settling are not waited for: nobody who renews may stand in a circle.
-        self.renew = (
-            f"UPDATE {quoted}.attempts SET expires = coalesce(%s, extract(epoch FROM clock_timestamp())) + %s "  # noqa: S608
-            f"WHERE id IN (SELECT id {held} AND id = ANY(%s::text[]) FOR UPDATE SKIP LOCKED) RETURNING id"
-        )
-        self.expired = f"SELECT id, call {held} AND expires <= %s ORDER BY expires LIMIT %s"
-        self.open_holds = f"SELECT call, expires {held} ORDER BY number"
-
-    def charges(self, where: Mapping[str, str | None]) -> str:
-        """The table of charges, narrowed; the names were checked, the values are bound."""
-        narrowed = (
-            f" AND {name} IS NOT DISTINCT FROM %s" if name != "scope" else " AND %s = ANY (scopes)" for name in where
-        )
-        return f"{self.quoted}.attempts WHERE charge IS NOT NULL{''.join(narrowed)}"
-
-
-def _array(values: Iterable[str | int | None]) -> str:
-    """An array as PostgreSQL writes it; psycopg looks at each element of a list, which takes longer than the rest."""
-    return "{" + ",".join([_element(value) for value in values]) + "}"
-
-
-def _element(value: str | int | None) -> str:
-    if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-        return f'"{escaped}"'
-    return "NULL" if value is None else str(value)
-
-
-def _checks(call: Call) -> Iterator[tuple[str, str, int]]:
-    """Account, metric and room of each limit: what may be spent and held there before this call, at most."""
-    for claim in call.claims:
-        for metric, limit in claim.limits.items():
-            needed = max(call.worst.amount(metric), 0 if call.capped else 1)
-            room = limit - claim.base.amount(metric) - needed
-            yield claim.scope, metric, max(min(room, _MOST), -_MOST)
-        if "usd" in claim.limits:
-            yield claim.scope, "unpriced", -claim.base.unpriced
 
 
 def _refusal(call: Call, scopes: Sequence[str], balances: Sequence[int]) -> Refusal:

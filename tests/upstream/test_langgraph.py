@@ -1038,3 +1038,22 @@ def test_error_handlers_are_nodes_of_their_own():
 
     assert [name for name, node in graph.nodes.items() if node.is_error_handler]
     assert graph.nodes["a"].error_handler_node in graph.nodes
+
+
+def test_a_task_can_see_all_tasks_of_its_superstep():
+    """CONFIG_KEY_CALL's `schedule_task` is bound to the loop, whose `tasks` are those of the superstep."""
+    seen: dict[str, list[str]] = {}
+
+    def notices(name: str):
+        def node(state: State, config: RunnableConfig):
+            loop = config[CONF][keys.CONFIG_KEY_CALL].keywords["schedule_task"].__self__
+            seen[name] = sorted(task.name for task in loop.tasks.values())
+
+        return node
+
+    builder = line(("a", notices("a")), ("b", notices("b")), ("d", notices("d")))
+    builder.add_node("c", notices("c"))
+    builder.add_edge("a", "c")
+    builder.compile().invoke({"log": []})
+
+    assert seen == {"a": ["a"], "b": ["b", "c"], "c": ["b", "c"], "d": ["d"]}

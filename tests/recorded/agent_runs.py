@@ -109,11 +109,11 @@ class _Recorded(StructuredTool):
 
     results: dict[str, str]
 
-    def invoke(self, input: object, config: RunnableConfig | None = None, **kwargs: object) -> ToolMessage:  # noqa: A002, ARG002
+    def invoke(self, input: object, config: RunnableConfig | None = None, **kwargs: object) -> ToolMessage:  # noqa: A002
         call = cast("dict[str, str]", input)
         return ToolMessage(self.results[call["id"]], name=self.name, tool_call_id=call["id"])
 
-    async def ainvoke(self, input: object, config: RunnableConfig | None = None, **kwargs: object) -> ToolMessage:  # noqa: A002, ARG002
+    async def ainvoke(self, input: object, config: RunnableConfig | None = None, **kwargs: object) -> ToolMessage:  # noqa: A002
         return self.invoke(input, config)
 
 

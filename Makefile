@@ -1,5 +1,5 @@
 # Every word sets up .venv by itself, and again when the requirements have changed.
-.PHONY: demo test check docs bench lock clean
+.PHONY: demo test check docs bench soak lock clean
 
 # The Python that .venv is made with, if not the first one that fits: make PYTHON=python3.12
 PYTHON ?=
@@ -30,6 +30,10 @@ check: $(READY)  ## style, types, and whether the lock fits pyproject.toml
 
 bench: $(READY)  ## what a guard costs beside the bare graph, as ratios
 	.venv/bin/python benchmarks/calls.py
+
+soak: $(READY)  ## storms of kill -9 on the durable ledgers; some minutes
+	.venv/bin/python -m tests.soak.storm --ledger sqlite --kills 1000
+	.venv/bin/python -m tests.soak.storm --ledger postgres --kills 1000
 
 lock: $(READY)  ## requirements.lock after a change of pyproject.toml; UPGRADE=1 takes the newest of everything
 	$(LOCK) $(if $(UPGRADE),--upgrade) -o requirements.lock

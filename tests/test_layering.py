@@ -36,6 +36,7 @@ ORDER = (
     "discovery",
     "placement",
     "choices",
+    "ways",
     "guard",
     "account",
     "history",
@@ -49,7 +50,7 @@ ORDER = (
 FRONT_DOORS = ("__init__", "__main__")
 
 UPSTREAM = ("langgraph", "langchain")  # and langchain_core, langgraph_sdk, …
-MAY_USE_PRIVATE_NAMES = ("guard", "metering", "task")
+MAY_USE_PRIVATE_NAMES = ("guard", "metering", "task", "ways")
 
 
 @dataclass(frozen=True)

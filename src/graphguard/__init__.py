@@ -15,6 +15,7 @@ from graphguard.errors import (
     GraphguardError,
     HoldMismatch,
     InvalidBudget,
+    LedgerUnavailable,
     NoCheckpointer,
     NoModelNodes,
     NotGuardable,
@@ -25,7 +26,7 @@ from graphguard.errors import (
 )
 from graphguard.guard import guard, model_nodes
 from graphguard.history import atop_up, top_up
-from graphguard.ledger import Hold, Ledger, MemoryLedger, Refusal
+from graphguard.ledger import Hold, Ledger, MemoryLedger, Refusal, SqliteLedger
 from graphguard.placement import ModelNode
 from graphguard.prices import PriceBook
 from graphguard.spend import Charge, Spend
@@ -43,6 +44,7 @@ __all__ = [
     "HoldMismatch",
     "InvalidBudget",
     "Ledger",
+    "LedgerUnavailable",
     "MemoryLedger",
     "ModelNode",
     "NoCheckpointer",
@@ -53,6 +55,7 @@ __all__ = [
     "Refusal",
     "Remaining",
     "Spend",
+    "SqliteLedger",
     "StateConflict",
     "Trip",
     "UnknownNode",

@@ -178,6 +178,10 @@ class Call:
         worst: The most it can use: nano-USD, tokens and the one call.
         capped: False when nothing limits its output, so that `worst` is a lower bound only.
         claims: The budgets it needs room in.
+        run: Id of the run it belongs to.
+        thread: The thread's id, or None.
+        task: LangGraph's id of the task that makes it.
+        attempt: LangGraph's count of the task's attempts.
     """
 
     id: str
@@ -187,6 +191,10 @@ class Call:
     worst: Spend = _ONE_CALL
     capped: bool = True
     claims: tuple[Claim, ...] = ()
+    run: str | None = None
+    thread: str | None = None
+    task: str | None = None
+    attempt: int = 1
 
     @classmethod
     def of(cls, id: str, *, node: str | None = None, usd: str | int | Decimal = 0) -> Call:  # noqa: A002

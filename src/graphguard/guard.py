@@ -11,22 +11,18 @@ from __future__ import annotations
 
 import copy
 import functools
-import uuid
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypeVar, cast
 
-from langchain_core.runnables import Runnable, RunnableConfig, RunnableSequence
+from langchain_core.runnables import RunnableConfig, RunnableSequence
 from langchain_core.runnables.config import run_in_executor, var_child_runnable_config
-from langgraph._internal import _constants as keys
 from langgraph._internal._runnable import RunnableCallable, RunnableSeq
 from langgraph.channels import BinaryOperatorAggregate, EphemeralValue, LastValueAfterFinish
-from langgraph.channels.binop import _get_overwrite
 from langgraph.constants import END, START
 from langgraph.graph.state import CompiledStateGraph, StateGraph
 from langgraph.pregel._read import DEFAULT_BOUND, PregelNode
-from langgraph.pregel._write import ChannelWrite, ChannelWriteEntry, ChannelWriteTupleEntry
-from langgraph.types import Command, Overwrite, Send
+from langgraph.pregel._write import ChannelWrite, ChannelWriteTupleEntry
+from langgraph.types import Command, Send
 
 from graphguard import gate as gates
 from graphguard.choices import FIELDS, caps_of, check, joined, make_settings, plan
@@ -38,9 +34,10 @@ from graphguard.scope import Meter, Scope
 from graphguard.spend import add_spend
 from graphguard.task import Task
 from graphguard.trip import merge_trip
+from graphguard.ways import BRANCH, AnyRunnable, Finish, StartWrite, Ways, renamed, start_node
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from graphguard.budget import Breach, Budget, Policy
     from graphguard.choices import To
@@ -51,10 +48,7 @@ if TYPE_CHECKING:
 
 __all__ = ["guard", "model_nodes"]
 
-_BRANCH: Final = "branch:to:"
-_JOIN: Final = "join:"
 _REDUCERS: Final = dict(zip(FIELDS, (add_spend, merge_trip), strict=True))
-AnyRunnable: TypeAlias = "Runnable[Any, Any]"
 _G = TypeVar("_G", bound="AnyBuilder | AnyGraph")
 
 
@@ -192,7 +186,7 @@ def _rebuilt(compiled: AnyGraph, meter: Meter, builder: AnyBuilder, *, inside: b
     gated = [name for name, node in planned.items() if name in bounds and node.gate in ("node", "inline")]
     gate_of = {name: _free_name(f"{name}.budget", compiled) for name in gated if planned[name].gate == "node"}
     review = _free_name(gates.REVIEW, compiled)
-    ways = _Ways(gate_of, Shape(compiled.builder), always=settings.gate == "node")
+    ways = Ways(gate_of, Shape(compiled.builder), always=settings.gate == "node")
     talks = _talks(compiled)
 
     new = copy.copy(compiled)  # not Pregel.copy(), which loses the output and state mappers
@@ -201,7 +195,7 @@ def _rebuilt(compiled: AnyGraph, meter: Meter, builder: AnyBuilder, *, inside: b
     new.nodes = {}
     for name, node in compiled.nodes.items():
         if name == START:
-            new.nodes[name] = _start(node, ways)
+            new.nodes[name] = start_node(node, ways)
             continue
         gate = gate_of.get(name)
         inline = name in gated and name != settings.to
@@ -263,7 +257,7 @@ def _unguarded(compiled: AnyGraph, settings: Settings) -> tuple[AnyGraph, Settin
         for name, node in compiled.nodes.items()
         if name in originals or name not in marks
     }
-    added = {*FIELDS, *(f"{_BRANCH}{name}" for name, mark in marks.items() if mark.original is None)}
+    added = {*FIELDS, *(f"{BRANCH}{name}" for name, mark in marks.items() if mark.original is None)}
     bare.channels = {key: channel for key, channel in compiled.channels.items() if key not in added}
     if isinstance(compiled.stream_channels, list):
         bare.stream_channels = [key for key in compiled.stream_channels if key not in FIELDS]
@@ -275,247 +269,17 @@ def _unguarded(compiled: AnyGraph, settings: Settings) -> tuple[AnyGraph, Settin
     return bare.validate(), joined(cast("Settings | None", old), settings)
 
 
-def _mark(node: PregelNode) -> _Finish | _StartWrite | None:
-    return next((w for w in node.writers if isinstance(w, (_Finish, _StartWrite))), None)
-
-
-# The way from task to task
-
-
-class _Ways:
-    """Which writes wake a gate instead of its model node.
-
-    While one line of tasks runs, every way into a gated node leads to its gate. Once several lines run side
-    by side, a gate node would shift them against each other: from then on, to the end of the run, the ways
-    lead to the model nodes themselves, whose doors decide inline.
-    """
-
-    def __init__(self, gate_of: Mapping[str, str], shape: Shape, *, always: bool) -> None:
-        self.gate_of = {f"{_BRANCH}{name}": f"{_BRANCH}{gate}" for name, gate in gate_of.items()}
-        self.node_of = {gate: node for node, gate in self.gate_of.items()}
-        self.shape = shape
-        self.always = always
-
-    def gate_channel(self, channel: str) -> str:
-        return self.gate_of.get(channel, channel)
-
-    def forks(self, writes: Sequence[tuple[str, object]]) -> bool:
-        places: set[str] = set()
-        spread: set[str] = set()
-        for channel, value in writes:
-            if channel == keys.TASKS and isinstance(value, Send):
-                if value.node in places and not self.shape.converges(value.node):
-                    spread.add(value.node)
-                places.add(value.node)
-            elif channel.startswith((_BRANCH, _JOIN)):
-                places.add(self.node_of.get(channel, channel).removeprefix(_BRANCH))
-        return len(places) > 1 or bool(spread)
-
-    def lead(self, task: Task) -> bool:
-        """Lead a task's writes to gates or past them; True if several lines begin here."""
-        if not self.gate_of:
-            return False
-        writes = task.writes
-        parallel = not self.always and bool(task.read("spend").get("parallel"))
-        # A client's Command may have begun several lines, without any task that could have said so.
-        begins = not self.always and not parallel and (self.forks(list(writes)) or task.accompanied)
-        names = self.node_of if parallel or begins else self.gate_of
-        if any(channel in names for channel, _ in writes):
-            led = [(names.get(channel, channel), value) for channel, value in writes]
-            writes.clear()
-            writes.extend(led)
-        return begins
-
-
-class _Finish(RunnableCallable):
-    """The last writer of a task: leads its ways, and tells the state what was spent and what tripped.
-
-    Attributes:
-        original: The node as it was before `guard`; None for a node that `guard` added.
-    """
-
-    def __init__(self, original: PregelNode | None, ways: _Ways | None, meter: Meter | None, *, once: bool) -> None:
-        super().__init__(self._finish, self._afinish, trace=False, name=None)
-        self.original = original
-        self.ways = ways
-        self.meter = meter
-        self.once = once
-        ChannelWrite.register_writer(self, [])
-
-    def invoke(self, input: object, config: RunnableConfig | None = None, **_: object) -> object:  # noqa: A002 - LangGraph's signature
-        """Finish the task, without what `RunnableCallable` does for functions that it doesn't know."""
-        return self._finish(input, config or {})
-
-    async def ainvoke(self, input: object, config: RunnableConfig | None = None, **_: object) -> object:  # noqa: A002 - LangGraph's signature
-        """The same."""
-        return self._finish(input, config or {})
-
-    def _finish(self, value: object, config: RunnableConfig) -> object:
-        task = Task.of(config)
-        if isinstance(value, Stop):
-            _keep_only(task, value)
-        begins = self.ways.lead(task) if self.ways is not None else False
-        if self.meter is not None:
-            own = _users_own(value)  # first: it may raise, and what the task spent must not be taken then
-            scope = self.meter.finished.pop(task.id, None)
-            told = _told(scope, once=self.once)
-            if begins:
-                told["spend"] = {**told.get("spend", {}), "parallel": True}
-            if writes := _together(told, own):
-                task.send(writes)
-        return value
-
-    async def _afinish(self, value: object, config: RunnableConfig) -> object:
-        return self._finish(value, config)
-
-
-def _told(scope: Scope | None, *, once: bool) -> dict[str, dict[str, object]]:
-    told: dict[str, dict[str, object]] = {}
-    if scope is not None:
-        if delta := scope.delta(once=once):
-            told["spend"] = delta
-        if scope.trip is not None:
-            told["trip"] = scope.trip.to_state()
-    return told
-
-
-def _users_own(value: object) -> list[tuple[str, object]]:
-    """What the user's own code wrote to graphguard's fields: compiled writers only know the user's fields."""
-    found: list[tuple[str, object]] = []
-    for part in value if isinstance(value, (list, tuple)) else (value,):
-        update = part.update if isinstance(part, Command) and part.graph is None else part
-        if isinstance(update, Mapping):
-            found += [(field, _checked(field, update[field])) for field in FIELDS if field in update]
-    return found
-
-
-def _checked(field: str, value: object) -> object:
-    """The value, if its reducer can read it: raised at the end of a superstep, an error would stay in the thread."""
-    overwrites, content = _get_overwrite(value)
-    _REDUCERS[field]({}, cast("dict[str, object]", content if overwrites else value))
-    return value
-
-
-def _together(told: dict[str, dict[str, object]], own: list[tuple[str, object]]) -> list[tuple[str, object]]:
-    """What a task tells and what its code wrote itself: a trip before theirs, an amount on top of theirs."""
-    writes: list[tuple[str, object]] = []
-    for field, value in own:
-        overwrites, content = _get_overwrite(value)
-        if field in told and overwrites and field == "spend":
-            writes.append((field, Overwrite(add_spend(content, told.pop(field)))))
-        elif field not in told or field == "spend":
-            writes.append((field, value))
-    return [*told.items(), *writes]
-
-
-def _keep_only(task: Task, stop: Stop) -> None:
-    """Take none of the node's own ways: only those that the stop names."""
-    kept = [(c, v) for c, v in task.writes if c != keys.TASKS and not c.startswith((_BRANCH, _JOIN))]
-    task.writes.clear()
-    task.writes.extend(kept)
-    goto = [stop.goto] if isinstance(stop.goto, (str, Send)) else stop.goto
-    task.send([(keys.TASKS, way) if isinstance(way, Send) else (f"{_BRANCH}{way}", None) for way in goto])
-
-
-class _StartWrite(ChannelWrite):
-    """Writes a new input to the state, and begins a run there."""
-
-    ways: _Ways
-    original: PregelNode
-
-    def _write(self, input: object, config: RunnableConfig) -> None:  # noqa: A002 - LangGraph's signature
-        super()._write(input, config)
-        self._begin(input, config)
-        return cast("None", input)
-
-    async def _awrite(self, input: object, config: RunnableConfig) -> None:  # noqa: A002 - LangGraph's signature
-        await super()._awrite(input, config)
-        self._begin(input, config)
-        return cast("None", input)
-
-    def _begin(self, given: object, config: RunnableConfig) -> None:
-        task = Task.of(config)
-        if task.is_run:
-            _begin_run(task, self.ways)
-        elif by_hand := _users_own(given):  # drawing a graph runs its writers too, without any input
-            task.send(by_hand)
-
-
-def _begin_run(task: Task, ways: _Ways) -> None:
-    begins = not ways.always and bool(ways.gate_of) and ways.forks(list(task.writes))
-    # The spend of the last run is still in the state here, so `lead` would see its lines.
-    if begins and any(channel in ways.node_of for channel, _ in task.writes):
-        led = [(ways.node_of.get(channel, channel), value) for channel, value in task.writes]
-        task.writes.clear()
-        task.writes.extend(led)
-    told: list[tuple[str, object]] = [
-        ("spend", {"run_id": uuid.uuid4().hex[:12], **({"parallel": True} if begins else {})})
-    ]
-    if task.read("trip"):
-        told.append(("trip", {}))
-    task.send(told)
-
-
-class _BeginRun(_Finish):
-    """The last writer of a START with branches."""
-
-    def _finish(self, value: object, config: RunnableConfig) -> object:
-        task = Task.of(config)
-        if self.ways is not None:
-            self.lead_new_run(task, self.ways)
-            _begin_run(task, self.ways)
-        return value
-
-    @staticmethod
-    def lead_new_run(task: Task, ways: _Ways) -> None:
-        led = [(ways.gate_of.get(channel, channel), value) for channel, value in task.writes]
-        task.writes.clear()
-        task.writes.extend(led)
-
-
-def _start(node: PregelNode, ways: _Ways) -> PregelNode:
-    writers = [_renamed(writer, ways) for writer in node.copy({}).flat_writers]
-    if len(writers) == 1 and type(writers[0]) is ChannelWrite:
-        # A subclass in its place, not one more writer: a sequence would show up in traces and events.
-        start = _StartWrite(tuple(writers[0].writes), tags=writers[0].tags)
-        start.ways, start.original = ways, node
-        return node.copy({"writers": [start]})
-    return node.copy({"writers": [*writers, _BeginRun(node, ways, None, once=False)]})
-
-
-def _renamed(writer: AnyRunnable, ways: _Ways) -> AnyRunnable:
-    """The writer with its declared ways leading to gates, so that drawings show them."""
-    if isinstance(writer, ChannelWrite):
-        entries = [
-            entry._replace(channel=ways.gate_channel(entry.channel))
-            if isinstance(entry, ChannelWriteEntry)
-            else entry._replace(static=[(ways.gate_channel(c), v, label) for c, v, label in entry.static])
-            if isinstance(entry, ChannelWriteTupleEntry) and entry.static
-            else entry
-            for entry in writer.writes
-        ]
-        return ChannelWrite(tuple(entries), tags=writer.tags)  # a tuple: flat_writers adds them up
-    declared = getattr(writer, "_is_channel_writer", None)
-    if not isinstance(writer, RunnableCallable) or not declared:
-        return writer
-    new = copy.copy(writer)
-    ChannelWrite.register_writer(
-        new,
-        [
-            (e._replace(channel=ways.gate_channel(e.channel)) if isinstance(e, ChannelWriteEntry) else e, label)
-            for e, label in declared
-        ],
-    )
-    return new
+def _mark(node: PregelNode) -> Finish | StartWrite | None:
+    return next((w for w in node.writers if isinstance(w, (Finish, StartWrite))), None)
 
 
 # Nodes
 
 
-def _doored(node: PregelNode, door: Door, ways: _Ways, *, once: bool) -> PregelNode:
+def _doored(node: PregelNode, door: Door, ways: Ways, *, once: bool) -> PregelNode:
     """The node with its door, its branches metered, and the last writer after its own."""
-    writers = [_metered_branch(_renamed(writer, ways), door) for writer in node.copy({}).flat_writers]
-    writers.append(_Finish(node, ways, door.meter, once=once))
+    writers = [_metered_branch(renamed(writer, ways), door) for writer in node.copy({}).flat_writers]
+    writers.append(Finish(node, ways, door.meter, once=once))
     bound, subgraphs = _enclosed(node.bound, door), node.subgraphs
     if isinstance(bound, CompiledStateGraph):
         subgraphs = [bound]
@@ -642,17 +406,17 @@ def _add_gates(new: AnyGraph, meter: Meter, gate_of: Mapping[str, str], review: 
     asks = settings.on_trip == "interrupt"
     for name, gate in gate_of.items():
         node = new.nodes[name]
-        deferred = isinstance(new.channels[f"{_BRANCH}{name}"], LastValueAfterFinish)
-        channel = f"{_BRANCH}{gate}"
+        deferred = isinstance(new.channels[f"{BRANCH}{name}"], LastValueAfterFinish)
+        channel = f"{BRANCH}{gate}"
         new.channels[channel] = LastValueAfterFinish(object) if deferred else EphemeralValue(object, guard=False)
-        joins = [trigger for trigger in node.triggers if not trigger.startswith(_BRANCH)]
+        joins = [trigger for trigger in node.triggers if not trigger.startswith(BRANCH)]
         if joins:
             new.nodes[name] = node.copy({"triggers": [t for t in node.triggers if t not in joins]})
         ends = [name, *([review] if asks else []), *([settings.to] if settings.to else []), END]
         decide = functools.partial(gates.at_gate, node=name, gate=gate, review=review)
         new.nodes[gate] = _own_node(gate, [channel, *joins], decide, meter, ends, talks=talks)
     if asks:
-        channel = f"{_BRANCH}{review}"
+        channel = f"{BRANCH}{review}"
         new.channels[channel] = EphemeralValue(object, guard=False)
         ends = [*gate_of.values(), END]
         new.nodes[review] = _own_node(review, [channel], gates.at_review, meter, ends, talks=talks)
@@ -679,13 +443,13 @@ def _own_node(
         meter.finish(scope)
         return command
 
-    declared = [(end if end == END else f"{_BRANCH}{end}", None, None) for end in ends]
+    declared = [(end if end == END else f"{BRANCH}{end}", None, None) for end in ends]
     writes = (ChannelWriteTupleEntry(_own_updates), ChannelWriteTupleEntry(_own_ways, static=declared))
     return PregelNode(
         triggers=triggers,
         channels=[],
         bound=RunnableCallable(run, arun, name=name, trace=False),
-        writers=[ChannelWrite(writes), _Finish(None, None, meter, once=False)],
+        writers=[ChannelWrite(writes), Finish(None, None, meter, once=False)],
     )
 
 
@@ -698,4 +462,4 @@ def _own_updates(value: object) -> list[tuple[str, object]]:
 def _own_ways(value: object) -> list[tuple[str, object]]:
     goto = value.goto if isinstance(value, Command) else ()
     ways = [goto] if isinstance(goto, (str, Send)) else goto
-    return [(f"{_BRANCH}{way}", None) for way in ways]
+    return [(f"{BRANCH}{way}", None) for way in ways]

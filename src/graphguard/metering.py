@@ -170,6 +170,10 @@ class Handler(BaseCallbackHandler):
             worst=Spend(nanousd=nanousd, input_tokens=bound, output_tokens=cap or 0, calls=1),
             capped=cap is not None and model is not None,
             claims=claims,
+            run=self.scope.tops()[-1].run or None,
+            thread=self.scope.task.thread,
+            task=self.scope.task.id,
+            attempt=self.scope.task.attempt,
         )
         self._ask_policies(call)
         return _Open(call, 0.0, marks, tools, bound, (prompt, params))

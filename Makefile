@@ -1,5 +1,5 @@
 # Every word sets up .venv by itself, and again when the requirements have changed.
-.PHONY: demo test check docs bench soak lock clean
+.PHONY: demo test check docs bench soak lowest lock clean
 
 # The Python that .venv is made with, if not the first one that fits: make PYTHON=python3.12
 PYTHON ?=
@@ -10,6 +10,12 @@ PYTEST := .venv/bin/pytest -n $(WORKERS) --dist worksteal
 LOCK := .venv/bin/uv pip compile --quiet pyproject.toml --group dev --all-extras \
 	--universal --python-version 3.11 --no-header --no-emit-index-url --annotation-style line
 READY := .venv/ready
+LOWEST := .venv-lowest
+# Tests need these too, each as old as may be. The first two are named because their later releases don't fit
+# the oldest LangGraph and SQLite saver, which don't say so.
+LOWEST_TOOLS := langgraph-prebuilt==1.0.2 'aiosqlite<0.22' 'langchain-anthropic>=1.0' 'langchain-openai>=1.0' \
+	'blockbuster>=1.5' 'hypothesis>=6.100' 'pycryptodome>=3.20' \
+	'pytest>=9' 'pytest-asyncio>=1.3' 'pytest-timeout>=2.4' 'pytest-xdist>=3.8'
 
 demo: $(READY)  ## a runaway agent, without a budget and with one
 	.venv/bin/graphguard demo --yes
@@ -35,11 +41,14 @@ soak: $(READY)  ## storms of kill -9 on the durable ledgers; some minutes
 	.venv/bin/python -m tests.soak.storm --ledger sqlite --kills 1000
 	.venv/bin/python -m tests.soak.storm --ledger postgres --kills 1000
 
+lowest: $(LOWEST)/ready  ## the tests against the oldest releases that pyproject.toml allows; what needs newer ones is skipped
+	$(LOWEST)/bin/pytest -n $(WORKERS) --dist worksteal -W ignore tests/laws tests/rows tests/upstream tests/test_*.py
+
 lock: $(READY)  ## requirements.lock after a change of pyproject.toml; UPGRADE=1 takes the newest of everything
 	$(LOCK) $(if $(UPGRADE),--upgrade) -o requirements.lock
 
 clean:  ## what these words have made
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf .venv .venv-lowest .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
 
 # uv is used if the machine has one; if not, pip puts the locked one into .venv. Nothing outside is touched.
 $(READY): pyproject.toml requirements.lock
@@ -57,4 +66,13 @@ $(READY): pyproject.toml requirements.lock
 	echo 'setting up .venv ...'; \
 	$$uv pip sync --quiet --python .venv/bin/python requirements.lock; \
 	$$uv pip install --quiet --python .venv/bin/python --no-deps --editable .
+	@touch $@
+
+$(LOWEST)/ready: $(READY) pyproject.toml
+	@set -eu; \
+	uv=uv; uv --version >/dev/null 2>&1 || uv=.venv/bin/uv; \
+	echo 'setting up $(LOWEST) ...'; \
+	$$uv venv --quiet --clear --python .venv/bin/python $(LOWEST); \
+	$$uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct \
+		--editable '.[langchain]' $(LOWEST_TOOLS)
 	@touch $@

@@ -6,14 +6,13 @@ import re
 import subprocess
 import sys
 
-from click.testing import CliRunner
-
 from graphguard.cli import graphguard
+from tests.needs import cli_runner
 
 
 def test_help_names_every_command():
     """`graphguard --help` lists the commands with a sentence each."""
-    result = CliRunner().invoke(graphguard, ["--help"])
+    result = cli_runner().invoke(graphguard, ["--help"])
 
     assert result.exit_code == 0
     for name, command in graphguard.commands.items():
@@ -22,7 +21,7 @@ def test_help_names_every_command():
 
 def test_version_says_what_it_stands_on():
     """`graphguard --version` gives its own version, LangGraph's and Python's, in one line."""
-    result = CliRunner().invoke(graphguard, ["--version"])
+    result = cli_runner().invoke(graphguard, ["--version"])
 
     assert re.fullmatch(r"graphguard \S+ \(langgraph \d\S*, Python \d\S*\)\n", result.output)
 
@@ -36,7 +35,7 @@ def test_it_is_a_module_too():
 
 def test_an_unknown_command_is_wrong_use():
     """A command that doesn't exist ends with exit code 2 and says so."""
-    result = CliRunner().invoke(graphguard, ["demos"])
+    result = cli_runner().invoke(graphguard, ["demos"])
 
     assert result.exit_code == 2
     assert "No such command 'demos'" in result.stderr
@@ -44,7 +43,7 @@ def test_an_unknown_command_is_wrong_use():
 
 def test_help_of_the_demo_documents_its_exit_codes():
     """`graphguard demo --help` explains every exit code, within 80 columns."""
-    result = CliRunner().invoke(graphguard, ["demo", "--help"])
+    result = cli_runner().invoke(graphguard, ["demo", "--help"])
 
     assert [line.split()[0] for line in result.output.split("Exit codes:")[1].splitlines() if line.strip()] == [
         "0",

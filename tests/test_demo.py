@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
-from click.testing import CliRunner
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.types import Command
@@ -37,6 +36,7 @@ from graphguard.demo.question import NobodyToAsk, Question
 from graphguard.demo.scripted import CALLS, RunawayModel, count_tokens
 from graphguard.demo.shop import Shop, shop_tools
 from graphguard.demo.story import describe
+from tests.needs import cli_runner
 
 HERE = {"COLUMNS": "80", "NO_COLOR": None, "FORCE_COLOR": None, "TTY_COMPATIBLE": None}
 
@@ -48,7 +48,7 @@ def _in_a_folder_of_its_own(tmp_path, monkeypatch):
 
 def demo(*options: str, **env: str):
     """Run `graphguard demo` in this process, not on a terminal."""
-    return CliRunner().invoke(graphguard, ["demo", *options], env={**HERE, **env})
+    return cli_runner().invoke(graphguard, ["demo", *options], env={**HERE, **env})
 
 
 def process(*options: str, **env: str) -> subprocess.CompletedProcess[bytes]:

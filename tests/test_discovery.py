@@ -29,6 +29,7 @@ from pydantic import BaseModel
 
 from graphguard import Budget, MemoryLedger, NoModelNodes, guard, model_nodes
 from graphguard.discovery import evidence, models_in
+from tests.needs import SUMMARY_TRIGGERS, needs
 from tests.scripted import Scripted
 
 MODEL = Scripted()
@@ -320,6 +321,7 @@ def test_the_prebuilt_agent_has_its_agent_node() -> None:
     assert list(model_nodes(create_react_agent(Scripted(), [look]))) == ["agent"]
 
 
+@needs(*SUMMARY_TRIGGERS)
 def test_middleware_with_a_model_is_found() -> None:
     """Middleware that calls a model of its own before or after the agent's is a model node too."""
     summary = SummarizationMiddleware(Scripted(), trigger=("messages", 5))

@@ -28,6 +28,7 @@ from langgraph.prebuilt import ToolNode
 from langgraph.types import RetryPolicy
 
 from graphguard import Breach, Budget, BudgetExceeded, Call, MemoryLedger, PriceBook, Spend, Trip, guard
+from tests.needs import NODE_ATTEMPTS, NODE_TIMEOUTS, TASK_IDS_OF_REPLAYS, needs
 from tests.scripted import NANOUSD_PER_CALL, Scripted, Streaming, tool_call
 
 T: RunnableConfig = {"configurable": {"thread_id": "t"}}
@@ -284,6 +285,7 @@ def test_a_charge_says_whose_it_is() -> None:
     assert charge.run == graph.get_state(T).values["spend"]["run"]["id"]
 
 
+@needs(*NODE_ATTEMPTS)
 def test_every_attempt_is_charged_with_its_number() -> None:
     """Attempts of one task share the task's id; each has its own number and its own charge."""
     ledger, model = MemoryLedger(), Scripted()
@@ -475,6 +477,7 @@ async def test_a_cancelled_run_is_charged() -> None:
     assert ledger.open_holds() == ()
 
 
+@needs(*NODE_TIMEOUTS)
 async def test_a_node_timeout_charges_its_call() -> None:
     """A call that runs into its node's timeout is charged."""
     ledger, model = MemoryLedger(), Stuck()
@@ -741,6 +744,7 @@ def test_where_a_budget_counts(per: str, billed: int) -> None:
     assert model.billed == billed
 
 
+@needs(*TASK_IDS_OF_REPLAYS)
 def test_a_thread_budget_counts_all_branches() -> None:
     """Time travel gives branch money back, and thread money not."""
     for per, runs in (("branch", True), ("thread", False)):

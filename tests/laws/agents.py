@@ -22,6 +22,7 @@ from langgraph.prebuilt import create_react_agent
 
 from tests.laws.random_graphs import Log
 from tests.laws.shapes import Bench, shape
+from tests.needs import SUMMARY_TRIGGERS, skip_without
 from tests.scripted import tool_call
 
 HI = {"messages": [HumanMessage("hi")]}
@@ -82,6 +83,7 @@ def agent_with_middleware(bench):
 
 @shape("SummarizationMiddleware.before_model", "model", given={"messages": [HumanMessage(f"hi {n}") for n in range(6)]})
 def agent_that_summarises(bench):
+    skip_without(*SUMMARY_TRIGGERS)
     return _agent(bench, SummarizationMiddleware(bench.model, trigger=("messages", 4), keep=("messages", 2)))
 
 

@@ -23,6 +23,7 @@ from pydantic import BaseModel
 
 from tests.laws.random_graphs import Log
 from tests.laws.shapes import Trail, acall, call, nodes, shape
+from tests.needs import NODE_ATTEMPTS, NODE_ERROR_HANDLERS, NODE_TIMEOUTS, skip_without
 from tests.scripted import Scripted, tool_call
 
 # Policies of nodes
@@ -61,6 +62,7 @@ def cached_model(bench):
 
 @shape("model", modes=("async",))
 def model_with_timeout(bench):
+    skip_without(*NODE_TIMEOUTS)
     builder = nodes(bench, "b", edges="^>model model>b")
     builder.add_node("model", acall(bench, "model"), timeout=20)
     return builder
@@ -75,6 +77,7 @@ def async_only(bench):
 
 @shape("model")
 def handled_error(bench):
+    skip_without(*NODE_ERROR_HANDLERS)
     model, log = bench.model, bench.log
 
     def ask(state: Trail):
@@ -189,6 +192,7 @@ def partial_function(bench):
 
 @shape("model", options={"store": InMemoryStore()})
 def node_with_injected_arguments(bench):
+    skip_without(*NODE_ATTEMPTS)
     model, log = bench.model, bench.log
 
     def ask(state: Trail, config: RunnableConfig, *, writer: StreamWriter, store: BaseStore, runtime: Runtime[None]):

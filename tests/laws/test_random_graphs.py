@@ -44,7 +44,7 @@ def _inputs(drawing: Drawing) -> list[object]:
 
 def _run(drawing: Drawing, *budgets: Budget, gate: str | None, **options: object) -> Ran:
     """Run a drawing, bare if `gate` is None."""
-    model, log = Scripted(), Log()
+    model, log = Scripted(), Log(bare=gate is None)
     builder = build(drawing, model, log)
     builder = builder if gate is None else guard(builder, *budgets, gate=gate, **options)
     graph = builder.compile(checkpointer=InMemorySaver() if drawing.jump else None)

@@ -8,7 +8,7 @@ from typing import Any
 
 from langchain_core.messages import BaseMessage
 from langgraph.graph.state import CompiledStateGraph
-from langgraph.types import Command, Interrupt
+from langgraph.types import Command, Interrupt, StateSnapshot
 from pydantic import BaseModel
 
 CONFIG: dict[str, Any] = {"configurable": {"thread_id": "t"}, "recursion_limit": 60}
@@ -49,7 +49,7 @@ def watch(graph: CompiledStateGraph, given: Any, resumes: Sequence[Any] = (), se
     """Run a graph from its input through all answers."""
     seen = seen or Seen()
     for at, now in enumerate([given, *map(_resumption, resumes)]):
-        if at and not (graph.checkpointer and graph.get_state(CONFIG).next):
+        if at and not (graph.checkpointer and _waits(graph.get_state(CONFIG))):
             break
         _note(seen, list(graph.stream(now, CONFIG, stream_mode=WATCHED, subgraphs=True)))
     if graph.checkpointer:
@@ -62,7 +62,7 @@ async def awatch(graph: CompiledStateGraph, given: Any, resumes: Sequence[Any] =
     """Do the same on an event loop."""
     seen = seen or Seen()
     for at, now in enumerate([given, *map(_resumption, resumes)]):
-        if at and not (graph.checkpointer and (await graph.aget_state(CONFIG)).next):
+        if at and not (graph.checkpointer and _waits(await graph.aget_state(CONFIG))):
             break
         _note(seen, [e async for e in graph.astream(now, CONFIG, stream_mode=WATCHED, subgraphs=True)])
     if graph.checkpointer:
@@ -75,6 +75,11 @@ def resume(graph: CompiledStateGraph, answer: Any, seen: Seen) -> None:
     """Go on with an answer, noting what it shows."""
     _note(seen, list(graph.stream(_resumption(answer), CONFIG, stream_mode=WATCHED, subgraphs=True)))
     seen.state = plain(graph.get_state(CONFIG).values)
+
+
+def _waits(state: StateSnapshot) -> bool:
+    # At a node's second question, LangGraph 1.0 names no next node.
+    return bool(state.next or state.interrupts)
 
 
 def _resumption(answer: Any) -> Any:

@@ -22,6 +22,7 @@ from typing_extensions import TypedDict
 
 from graphguard import Budget, MemoryLedger, Spend, Trip, guard
 from tests.conftest import thread
+from tests.needs import TASK_IDS_OF_REPLAYS, needs, skip_without
 from tests.scripted import NANOUSD_PER_CALL, Scripted
 
 Log = Annotated[list[str], operator.add]
@@ -102,6 +103,8 @@ def asking_after_paying(model: Scripted) -> StateGraph:
 @pytest.mark.parametrize("first", ["bare", "guarded"])
 def test_b30_question_in_the_middle_of_a_model_node_goes_on(gate, first, saver):
     """A model node that waits for its user is the same task on both graphs, so that the answer finds it."""
+    if first == "guarded" and isinstance(saver, SqliteSaver):
+        skip_without("langgraph", "1.2.16", "the spend that a bare graph leaves in a SQLite file")
     model = Scripted()
     bare = asking_after_paying(model).compile(checkpointer=saver)
     guarded = guard(asking_after_paying(model), Budget(calls=9), gate=gate).compile(checkpointer=saver)
@@ -280,7 +283,10 @@ def test_b34_branch_goes_back_and_thread_does_not(gate, saver, ledger):
 
 
 @GATES
-@pytest.mark.parametrize(("per", "billed"), [("branch", 4), ("thread", 2)])
+@pytest.mark.parametrize(
+    ("per", "billed"),
+    [pytest.param("branch", 4, id="branch-4", marks=needs(*TASK_IDS_OF_REPLAYS)), ("thread", 2)],
+)
 def test_b34_forks_share_a_thread_budget(gate, per, billed, saver):
     """Two replays of the second of two calls: each branch may afford it, the thread can't."""
     model = Scripted()
@@ -430,22 +436,31 @@ def test_b43_state_holds_plain_json_only(gate, saver):
     assert json.loads(json.dumps([list(pair) for pair in found])) == [list(pair) for pair in found]
 
 
-STRICT = JsonPlusSerializer(allowed_msgpack_modules=None)
+STRICT_SERDE = ("langgraph-checkpoint", "4.0.1", "JsonPlusSerializer(allowed_msgpack_modules=)")
+
+
+def strict() -> JsonPlusSerializer:
+    """Give the serializer that makes no objects but those it knows."""
+    return JsonPlusSerializer(allowed_msgpack_modules=None)
+
+
+def encrypted() -> EncryptedSerializer:
+    """Give the strict serializer, encrypted."""
+    return EncryptedSerializer.from_pycryptodome_aes(strict(), key=b"0123456789abcdef")
 
 
 @GATES
 @pytest.mark.parametrize(
     "serde",
     [
-        JsonPlusSerializer(),
-        STRICT,
-        EncryptedSerializer.from_pycryptodome_aes(STRICT, key=b"0123456789abcdef"),
+        pytest.param(JsonPlusSerializer, id="default"),
+        pytest.param(strict, id="strict", marks=needs(*STRICT_SERDE)),
+        pytest.param(encrypted, id="encrypted", marks=needs(*STRICT_SERDE)),
     ],
-    ids=["default", "strict", "encrypted"],
 )
 def test_b43_any_serializer_will_do(gate, serde, caplog):
     """A trip, its question and its answer go through the default, the strict and the encrypted serde."""
-    saver = InMemorySaver(serde=serde)
+    saver = InMemorySaver(serde=serde())
     model = Scripted()
     everything(model, saver, gate).invoke({"log": []}, thread("t"))
 
@@ -455,6 +470,7 @@ def test_b43_any_serializer_will_do(gate, serde, caplog):
     assert not [record for record in caplog.records if "serial" in record.getMessage().lower()]
 
 
+@needs(*STRICT_SERDE)
 @GATES
 def test_b43_messages_and_questions_survive_the_strict_serde(gate, caplog):
     """In a conversation too: the closing message and an inline gate's marks need no allow-list."""
@@ -468,7 +484,7 @@ def test_b43_messages_and_questions_survive_the_strict_serde(gate, caplog):
             checkpointer=saver
         )
 
-    saver = InMemorySaver(serde=STRICT)
+    saver = InMemorySaver(serde=strict())
     graph = open_graph(saver)
     graph.invoke({"messages": [("user", "hi")]}, thread("t"))
     graph.invoke({"messages": [("user", "again")]}, thread("t"))

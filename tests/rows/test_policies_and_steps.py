@@ -16,11 +16,12 @@ from langgraph.errors import GraphRecursionError
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.managed import RemainingSteps
 from langgraph.runtime import Runtime
-from langgraph.types import CachePolicy, RetryPolicy, Send, TimeoutPolicy
+from langgraph.types import CachePolicy, RetryPolicy, Send
 from typing_extensions import TypedDict
 
 from graphguard import Budget, BudgetExceeded, MemoryLedger, Spend, Trip, guard, to
 from tests.conftest import thread
+from tests.needs import NODE_ATTEMPTS, NODE_ERROR_HANDLERS, NODE_TIMEOUTS, needs
 from tests.scripted import NANOUSD_PER_CALL, Scripted
 
 Log = Annotated[list[str], operator.add]
@@ -177,6 +178,7 @@ def flaky(model: Scripted, failures: int, *, sync: bool = True, attempts: int = 
     return builder.add_edge(START, "a").add_edge("a", "b")
 
 
+@needs(*NODE_ATTEMPTS)
 @GATES
 @SYNC
 async def test_b20_every_billed_attempt_is_charged(gate, sync, ledger):
@@ -255,6 +257,7 @@ async def test_b20_budget_error_is_not_retried(gate, sync, retry_on):
     assert model.billed == 1
 
 
+@needs(*NODE_ERROR_HANDLERS)
 @GATES
 def test_b20_error_handler_of_a_node_is_not_called_for_a_trip(gate):
     """A node's error handler hears of the node's failures, and not of a trip."""
@@ -276,9 +279,12 @@ def test_b20_error_handler_of_a_node_is_not_called_for_a_trip(gate):
     assert heard == []
 
 
+@needs(*NODE_TIMEOUTS)
 @GATES
 def test_b20_policies_of_nodes_stay(gate):
     """Retry, cache and timeout policies, metadata and defer of a user's node are on the guarded node."""
+    from langgraph.types import TimeoutPolicy  # noqa: PLC0415 - older releases lack it
+
     model = Scripted()
 
     async def node(state: State) -> State:
@@ -304,6 +310,7 @@ def test_b20_policies_of_nodes_stay(gate):
     assert type(graph.channels["branch:to:a"]) is type(bare.channels["branch:to:a"])
 
 
+@needs(*NODE_TIMEOUTS)
 @GATES
 async def test_b20_node_timeout_still_ends_a_node(gate, ledger):
     """A node with a timeout is still stopped by it, and what its call held is charged."""

@@ -23,6 +23,7 @@ from typing_extensions import TypedDict
 
 from graphguard import Budget, MemoryLedger, Spend, Trip, guard, model_nodes, to
 from tests.conftest import thread
+from tests.needs import PROFILES, needs
 from tests.scripted import NANOUSD_PER_CALL, Scripted
 
 Log = Annotated[list[str], operator.add]
@@ -1163,6 +1164,7 @@ def test_b2_b16_guard_of_a_guard_counts_once():
     assert set(model_nodes(graph)) == {"a", "b", "c"}
 
 
+@needs(*PROFILES)
 def test_b15_cap_of_a_model_in_a_graph_inside(ledger):
     """The output cap that only a model's profile tells is known for models of graphs inside, too."""
     model = Scripted(max_tokens=None, profile={"max_output_tokens": 50}, usage=(10, 10))

@@ -23,6 +23,7 @@ from langgraph.errors import GraphBubbleUp
 from langgraph.graph import START, MessagesState, StateGraph
 from pydantic import BaseModel
 
+from tests.needs import PROFILES, needs
 from tests.scripted import Scripted, Streaming, tool_call
 
 
@@ -457,6 +458,7 @@ def test_models_tell_their_names_before_a_call():
     assert hasattr(BaseLanguageModel, "invoke")
 
 
+@needs(*PROFILES)
 def test_profile_of_a_model_is_a_mapping():
     """A chat model's `profile` is None or a mapping, in which `max_output_tokens` is its output cap."""
     from langchain_openai import ChatOpenAI  # noqa: PLC0415 - this test only

@@ -30,6 +30,7 @@ from langgraph.types import CachePolicy, Command, Interrupt, Overwrite, RetryPol
 from typing_extensions import TypedDict
 
 from tests.conftest import thread
+from tests.needs import NODE_ATTEMPTS, NODE_ERROR_HANDLERS, NODE_TIMEOUTS, TASK_IDS_OF_REPLAYS, needs
 
 Log = Annotated[list[str], operator.add]
 CONF = keys.CONF
@@ -85,6 +86,7 @@ def probed(**compile_with: Any) -> Probe:
 # Facts 1 and 16: limits and history
 
 
+@needs("langgraph", "1.0.6", "a recursion limit of 10,000")
 def test_1_recursion_limit_is_no_brake():
     """The default limit is far above what a budget should allow, and a config need not name it."""
     from langgraph._internal._config import DEFAULT_RECURSION_LIMIT  # noqa: PLC0415 - this test only
@@ -278,8 +280,15 @@ def test_25_writers_get_the_output_one_after_another():
 
 @pytest.mark.parametrize(
     "form",
-    [Overwrite(1), {"__overwrite__": 1}, {"value": 1, "type": "__overwrite__"}],
-    ids=["Overwrite", "sentinel", "from JSON"],
+    [
+        pytest.param(Overwrite(1), id="Overwrite"),
+        pytest.param({"__overwrite__": 1}, id="sentinel"),
+        pytest.param(
+            {"value": 1, "type": "__overwrite__"},
+            id="from JSON",
+            marks=needs("langgraph", "1.2.7", "an Overwrite that has been JSON"),
+        ),
+    ],
 )
 def test_overwrite_has_three_forms(form):
     """`_get_overwrite` knows all forms in which an Overwrite arrives."""
@@ -307,6 +316,7 @@ def test_7_bubbling_error_is_not_retried(error, runs):
     assert len(ran) == runs
 
 
+@needs(*NODE_ERROR_HANDLERS)
 @pytest.mark.parametrize(("error", "handled"), [(ConnectionError, True), (Refused, False)])
 def test_7_bubbling_error_passes_error_handlers(error, handled):
     """A node's error handler swallows a plain error, and not a GraphBubbleUp."""
@@ -594,6 +604,7 @@ def test_24_copy_of_a_compiled_graph_may_have_other_nodes():
     assert graph.invoke({"log": []}) == {"log": ["a"]}
 
 
+@needs(*NODE_TIMEOUTS)
 def test_24_node_copy_keeps_policies():
     """`PregelNode.copy({...})` changes what it is told to and keeps triggers, policies, metadata and subgraphs."""
     builder = StateGraph(State)
@@ -660,6 +671,7 @@ async def test_24_sync_node_is_async_by_an_executor():
     assert bound.afunc.args[0] is None
 
 
+@needs(*NODE_TIMEOUTS)
 def test_24_timeout_on_a_sync_node_is_refused():
     """A sync node with a timeout does not compile; a wrapper must not hide that it is sync."""
     builder = StateGraph(State)
@@ -768,6 +780,7 @@ def test_15_cache_key_of_a_running_task_can_be_cleared(forget):
     assert len(ran) == (2 if forget else 1)
 
 
+@needs(*NODE_TIMEOUTS)
 async def test_15_call_of_a_timed_node_is_in_a_closure():
     """For a node with a timeout, CONFIG_KEY_CALL and CONFIG_KEY_SEND are wrapped; the former's cells hold the call."""
     seen: list[dict[str, Any]] = []
@@ -789,6 +802,7 @@ async def test_15_call_of_a_timed_node_is_in_a_closure():
 # Fact 18: ids and attempts
 
 
+@needs(*NODE_ATTEMPTS)
 def test_18_attempts_share_the_task_id():
     """In-process retries raise `node_attempt` and keep the task's id, so neither can be a charge's key."""
     seen: list[tuple[str, int]] = []
@@ -807,6 +821,7 @@ def test_18_attempts_share_the_task_id():
     assert [attempt for _, attempt in seen] == [1, 2, 3]
 
 
+@needs(*NODE_ATTEMPTS)
 def test_18_resume_after_an_error_repeats_id_and_attempt():
     """A resume re-runs a failed task under the same id as attempt 1, though what it calls is sent again."""
     seen: list[tuple[str, int]] = []
@@ -826,6 +841,7 @@ def test_18_resume_after_an_error_repeats_id_and_attempt():
     assert seen[0] == seen[1]
 
 
+@needs(*TASK_IDS_OF_REPLAYS)
 def test_18_time_travel_gives_new_task_ids():
     """A replay from an earlier checkpoint runs its tasks under other ids."""
     probe = Probe()
@@ -1011,6 +1027,7 @@ def test_runtime_streams_custom_events():
     assert list(line(("a", node)).compile().stream({"log": []}, stream_mode="custom")) == [{"type": "budget"}]
 
 
+@needs("langgraph", "1.1.0", "CompiledStateGraph._state_mapper")
 def test_state_mapper_is_an_attribute():
     """A graph of a Pydantic or dataclass schema keeps what coerces its state in `_state_mapper`, when copied too."""
 
@@ -1030,6 +1047,7 @@ def test_stream_channels_are_a_list():
     assert line(("a", notes("a"))).compile().stream_channels == ["log"]
 
 
+@needs(*NODE_ERROR_HANDLERS)
 def test_error_handlers_are_nodes_of_their_own():
     """A node's error handler is a node in the compiled graph, marked `is_error_handler`."""
     builder = StateGraph(State)

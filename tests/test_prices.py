@@ -641,7 +641,9 @@ import sys
 from graphguard.prices import PriceBook
 from graphguard.usage import Usage
 PriceBook().add("m", input_usd=1, output_usd=1).cost(Usage(input_tokens=1), "m")
-assert not [name for name in sys.modules if name.startswith("genai_prices")], "loaded"
+assert "genai_prices.data" not in sys.modules, "loaded"
+PriceBook().cost(Usage(input_tokens=1), "gpt-5")
+assert "genai_prices.data" in sys.modules, "looked for in the wrong place"
 """
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -663,3 +665,17 @@ def test_newer_prices_that_the_user_installed_are_used():
 
     assert (before, during) == (1_250_000, 7_000_000)
     assert DEFAULT_PRICES.cost(Usage(input_tokens=1000), "gpt-5", "openai") == before
+
+
+def test_the_first_price_can_be_asked_for_on_an_event_loop():
+    """A process that prices nothing before its event loop runs, such as a server's graph factory, is not blocked."""
+    code = (
+        "import asyncio\n"
+        "from blockbuster import blockbuster_ctx\n"
+        "from graphguard import PriceBook, Usage\n"
+        "async def main():\n"
+        "    with blockbuster_ctx():\n"
+        "        return PriceBook().cost(Usage(input_tokens=1), 'gpt-4o-mini')\n"
+        "assert asyncio.run(main()) > 0\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -14,6 +14,9 @@ from functools import cached_property, lru_cache
 from itertools import product
 from typing import TYPE_CHECKING
 
+# Loaded here although its data is not: its first import reads a file, which an event loop must not wait for.
+import genai_prices as _genai_prices  # noqa: F401
+
 from graphguard.usage import Usage, all_input
 
 if TYPE_CHECKING:

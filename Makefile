@@ -14,7 +14,7 @@ LOWEST := .venv-lowest
 # Tests need these too, each as old as may be. The first two are named because their later releases don't fit
 # the oldest LangGraph and SQLite saver, which don't say so.
 LOWEST_TOOLS := langgraph-prebuilt==1.0.2 'aiosqlite<0.22' 'langchain-anthropic>=1.0' 'langchain-openai>=1.0' \
-	'blockbuster>=1.5' 'hypothesis>=6.100' 'pycryptodome>=3.20' \
+	'blockbuster>=1.5.20' 'hypothesis>=6.100' 'pycryptodome>=3.20' \
 	'pytest>=9' 'pytest-asyncio>=1.3' 'pytest-timeout>=2.4' 'pytest-xdist>=3.8'
 
 demo: $(READY)  ## a runaway agent, without a budget and with one

@@ -39,7 +39,7 @@ def live_model(name: str) -> BaseChatModel:
         raise WrongUse(f"--model {name!r}: {first_sentence(error)}") from error
     except ValueError as error:
         # Pydantic's complaints about settings, a missing key among them, are ValueErrors too.
-        if str(error).startswith("Unsupported provider"):
+        if str(error).startswith("Unsupported "):
             raise WrongUse(f"--model {name!r}: LangChain knows no provider {provider!r}; {HOW}") from error
         raise WrongUse(f"--model {name!r} can't be set up: {first_sentence(error)}") from error
     except Exception as error:  # each provider's package has an error of its own for a missing key

@@ -7,7 +7,7 @@ looks anything up; it is told the amounts.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import KW_ONLY, dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field
 from decimal import Decimal, InvalidOperation
 from typing import Final, TypeAlias
 
@@ -209,10 +209,6 @@ class Call:
     def worst_case(self) -> int | None:
         """The most it can cost in nano-USD; None when nothing limits it."""
         return self.worst.nanousd if self.capped else None
-
-    def claiming(self, claims: tuple[Claim, ...]) -> Call:
-        """The same call with these claims."""
-        return replace(self, claims=claims)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -151,6 +151,12 @@ class Task:
         send = self.config[keys.CONF][keys.CONFIG_KEY_SEND]
         return cast("deque[tuple[str, object]]", getattr(send, "__self__", deque()))
 
+    def rewrite(self, writes: Sequence[tuple[str, object]]) -> None:
+        """Put these in the place of the task's writes so far."""
+        made = self.writes
+        made.clear()
+        made.extend(writes)
+
     def send(self, writes: Sequence[tuple[str, object]]) -> None:
         """Write to channels from this task."""
         self.config[keys.CONF][keys.CONFIG_KEY_SEND](writes)

@@ -73,19 +73,20 @@ class Ways:
                 places.add(self.node_of.get(channel, channel).removeprefix(BRANCH))
         return len(places) > 1 or bool(spread)
 
-    def lead(self, task: Task) -> bool:
-        """Lead a task's writes to gates or past them; True if several lines begin here."""
+    def lead(self, task: Task, *, new_run: bool = False) -> bool:
+        """Lead a task's writes to gates or past them; True if several lines begin here.
+
+        With `new_run`, the lines of the last run, which the state still tells of, don't count.
+        """
         if not self.gate_of:
             return False
-        writes = task.writes
-        parallel = not self.always and bool(task.read("spend").get("parallel"))
+        writes = list(task.writes)
+        parallel = not self.always and not new_run and bool(task.read("spend").get("parallel"))
         # A client's Command may have begun several lines, without any task that could have said so.
-        begins = not self.always and not parallel and (self.forks(list(writes)) or task.accompanied)
+        begins = not self.always and not parallel and (self.forks(writes) or (not new_run and task.accompanied))
         names = self.node_of if parallel or begins else self.gate_of
         if any(channel in names for channel, _ in writes):
-            led = [(names.get(channel, channel), value) for channel, value in writes]
-            writes.clear()
-            writes.extend(led)
+            task.rewrite([(names.get(channel, channel), value) for channel, value in writes])
         return begins
 
 
@@ -98,6 +99,7 @@ class Finish(RunnableCallable):
 
     def __init__(self, original: PregelNode | None, ways: Ways | None, meter: Meter | None, *, once: bool) -> None:
         """Finish the tasks of one node; `once` if its writes may come out of a node cache later."""
+        # Never called, but a node with a timeout must have only writers with an async function.
         super().__init__(self._finish, self._afinish, trace=False, name=None)
         self.original = original
         self.ways = ways
@@ -173,9 +175,7 @@ def _together(told: dict[str, dict[str, object]], own: list[tuple[str, object]])
 
 def _keep_only(task: Task, stop: Stop) -> None:
     """Take none of the node's own ways: only those that the stop names."""
-    kept = [(c, v) for c, v in task.writes if c != keys.TASKS and not c.startswith((BRANCH, _JOIN))]
-    task.writes.clear()
-    task.writes.extend(kept)
+    task.rewrite([(c, v) for c, v in task.writes if c != keys.TASKS and not c.startswith((BRANCH, _JOIN))])
     goto = [stop.goto] if isinstance(stop.goto, (str, Send)) else stop.goto
     task.send([(keys.TASKS, way) if isinstance(way, Send) else (f"{BRANCH}{way}", None) for way in goto])
 
@@ -205,12 +205,7 @@ class StartWrite(ChannelWrite):
 
 
 def _begin_run(task: Task, ways: Ways) -> None:
-    begins = not ways.always and bool(ways.gate_of) and ways.forks(list(task.writes))
-    # The spend of the last run is still in the state here, so `lead` would see its lines.
-    if begins and any(channel in ways.node_of for channel, _ in task.writes):
-        led = [(ways.node_of.get(channel, channel), value) for channel, value in task.writes]
-        task.writes.clear()
-        task.writes.extend(led)
+    begins = ways.lead(task, new_run=True)
     told: list[tuple[str, object]] = [
         ("spend", {"run_id": uuid.uuid4().hex[:12], **({"parallel": True} if begins else {})})
     ]
@@ -225,15 +220,8 @@ class _BeginRun(Finish):
     def _finish(self, value: object, config: RunnableConfig) -> object:
         task = Task.of(config)
         if self.ways is not None:
-            self.lead_new_run(task, self.ways)
             _begin_run(task, self.ways)
         return value
-
-    @staticmethod
-    def lead_new_run(task: Task, ways: Ways) -> None:
-        led = [(ways.gate_of.get(channel, channel), value) for channel, value in task.writes]
-        task.writes.clear()
-        task.writes.extend(led)
 
 
 def start_node(node: PregelNode, ways: Ways) -> PregelNode:

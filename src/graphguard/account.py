@@ -10,8 +10,8 @@ from graphguard.budget import Call
 from graphguard.errors import UnknownPrice
 from graphguard.metering import current_scope
 from graphguard.scope import new_id
-from graphguard.spend import METRICS, NANO, Charge, to_usd
-from graphguard.usage import Usage, model_of
+from graphguard.spend import METRICS, Charge, to_usd
+from graphguard.usage import Usage, model_of, nanousd_of
 
 if TYPE_CHECKING:
     from graphguard.scope import Scope
@@ -122,4 +122,4 @@ def _nanousd(usd: str | float | Decimal) -> int:
     if not amount.is_finite() or amount < 0:
         msg = f"usd must be an amount of at least 0, got {usd!r}"
         raise ValueError(msg)
-    return -int(-amount * NANO // 1)
+    return nanousd_of(amount)

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from decimal import ROUND_CEILING, Decimal, InvalidOperation
+from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from typing import TYPE_CHECKING, TypeAlias
 
 from graphguard.errors import UnknownPrice
 from graphguard.listed import DATE, LIST, plain_provider
-from graphguard.usage import Usage, all_input
+from graphguard.usage import Usage, all_input, nanousd_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -141,7 +141,7 @@ class PriceBook:
         """
         if usage.cached_answer:
             return 0
-        return _nanousd(self._usd(usage, model, provider, at or datetime.now(UTC)))
+        return nanousd_of(self._usd(usage, model, provider, at or datetime.now(UTC)))
 
     def worst_case(
         self,
@@ -162,11 +162,11 @@ class PriceBook:
         """
         name, provider = self._resolved(model, provider)
         if own := self._own_rates(name, provider):
-            return _nanousd(own.ceiling(input_tokens, output_tokens))
+            return nanousd_of(own.ceiling(input_tokens, output_tokens))
         ceiling = LIST.ceiling(name, provider, at or datetime.now(UTC))
         if ceiling is None or (usd := ceiling.usd(input_tokens, output_tokens)) is None:
             raise UnknownPrice(model or "")
-        return _nanousd(usd)
+        return nanousd_of(usd)
 
     def _usd(self, usage: Usage, model: str | None, provider: str | None, at: datetime) -> Decimal:
         name, provider = self._resolved(model, provider)
@@ -214,7 +214,3 @@ def _money(amount: Money, name: str) -> Decimal:
     if not usd.is_finite() or usd < 0:
         raise ValueError(f"{name}={amount!r} is no price; give USD as a finite number of zero or more, like '0.25'")
     return usd
-
-
-def _nanousd(usd: Decimal) -> int:
-    return int((usd * _NANO).to_integral_value(rounding=ROUND_CEILING))

@@ -15,7 +15,7 @@ from operator import attrgetter
 
 from langchain_core.messages import BaseMessage
 
-__all__ = ["Usage", "all_input", "as_count", "as_mapping", "model_of"]
+__all__ = ["Usage", "all_input", "as_count", "as_mapping", "model_of", "nanousd_of"]
 
 _NANO = 1_000_000_000
 _TIERS = ("priority", "flex", "fast", "batch", "scale")
@@ -303,7 +303,7 @@ def _said_by_langsmith(usage_metadata: Mapping[str, object]) -> int | None:
     if total is None:
         parts = [usd for side in ("input_cost", "output_cost") if (usd := _usd(usage_metadata.get(side))) is not None]
         total = sum(parts, Decimal(0)) if parts else None
-    return _nanousd(total) if total else None
+    return nanousd_of(total) if total else None
 
 
 def _reported(*sources: Mapping[str, object]) -> int | None:
@@ -318,9 +318,9 @@ def _reported(*sources: Mapping[str, object]) -> int | None:
         if source.get("is_byok"):
             # With a key of one's own `cost` is OpenRouter's fee; the model's price is billed by its provider.
             upstream = _usd(as_mapping(source.get("cost_details")).get("upstream_inference_cost"))
-            return None if upstream is None else _nanousd(usd + upstream)
+            return None if upstream is None else nanousd_of(usd + upstream)
         # A zero is believed only where it can't be the fee for a key of one's own.
-        return _nanousd(usd) if usd or source.get("is_byok") is False else None
+        return nanousd_of(usd) if usd or source.get("is_byok") is False else None
     return None
 
 
@@ -349,7 +349,8 @@ def _usd(value: object) -> Decimal | None:
     return usd if usd.is_finite() and usd >= 0 else None
 
 
-def _nanousd(usd: Decimal) -> int:
+def nanousd_of(usd: Decimal) -> int:
+    """USD as nano-USD, rounded up: the one rounding that money goes through."""
     return int((usd * _NANO).to_integral_value(rounding=ROUND_CEILING))
 
 

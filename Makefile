@@ -34,8 +34,9 @@ check: $(READY)  ## style, types, and whether the lock fits pyproject.toml
 	$(LOCK) -o .venv/requirements.lock
 	diff -u requirements.lock .venv/requirements.lock || { echo 'requirements.lock is behind: make lock'; exit 1; }
 
-bench: $(READY)  ## what a guard costs beside the bare graph, as ratios
+bench: $(READY)  ## what a guard costs beside the bare graph, and a ledger beside the bare database, as ratios
 	.venv/bin/python benchmarks/calls.py
+	.venv/bin/python benchmarks/ledger.py
 
 soak: $(READY)  ## storms of kill -9 on the durable ledgers; some minutes
 	.venv/bin/python -m tests.soak.storm --ledger sqlite --kills 1000
@@ -74,5 +75,5 @@ $(LOWEST)/ready: $(READY) pyproject.toml
 	echo 'setting up $(LOWEST) ...'; \
 	$$uv venv --quiet --clear --python .venv/bin/python $(LOWEST); \
 	$$uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct \
-		--editable '.[langchain]' $(LOWEST_TOOLS)
+		--editable '.[langchain,langsmith]' $(LOWEST_TOOLS)
 	@touch $@

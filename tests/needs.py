@@ -24,7 +24,7 @@ def _numbers(release: str) -> tuple[int, ...]:
 # Read when loaded: tests that look for what blocks an event loop would find the reading.
 INSTALLED = {
     package: _numbers(version(package))
-    for package in ("click", "langchain", "langchain-core", "langgraph", "langgraph-checkpoint")
+    for package in ("click", "langchain", "langchain-core", "langgraph", "langgraph-checkpoint", "langsmith")
 }
 
 

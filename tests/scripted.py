@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
@@ -10,6 +11,7 @@ from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackMana
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import Field, PrivateAttr
 
 NANOUSD_PER_CALL = 210_000
@@ -48,7 +50,7 @@ class Scripted(BaseChatModel):
 
     def bind_tools(self, tools: Sequence[Any], **kwargs: Any) -> Any:
         """Tools are offered, but the script decides."""
-        return self.bind(tools=[getattr(tool, "name", str(tool)) for tool in tools], **kwargs)
+        return self.bind(tools=[convert_to_openai_tool(tool) for tool in tools], **kwargs)
 
     def _next(self) -> AIMessage:
         with self._lock:
@@ -102,7 +104,8 @@ class Streaming(Scripted):
                 usage_metadata=message.usage_metadata if last else None,
                 response_metadata=message.response_metadata if last else {},
                 tool_call_chunks=[
-                    {"name": call["name"], "args": "{}", "id": call["id"], "index": 0} for call in message.tool_calls
+                    {"name": call["name"], "args": json.dumps(call["args"]), "id": call["id"], "index": at}
+                    for at, call in enumerate(message.tool_calls)
                 ]
                 if last
                 else [],

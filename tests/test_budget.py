@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import pickle
 from datetime import timedelta
 from decimal import Decimal
@@ -68,9 +69,6 @@ def test_no_limit():
         ("usd_per_minute", "1"),
         ("repeats", 3),
         ("depth", 2),
-        ("every", "day"),
-        ("every", timedelta(hours=1)),
-        ("keep", "0.05"),
     ],
 )
 def test_later_fields_are_refused_by_name(name, value):
@@ -79,17 +77,83 @@ def test_later_fields_are_refused_by_name(name, value):
         Budget(usd=1, **{name: value})
 
 
-def test_later_places_are_refused_by_name():
-    """Counting per user is for a later version, and says what can be written now."""
-    with pytest.raises(NotImplementedError, match=r"per='user_id'.*'branch', 'run' or 'thread'"):
-        Budget(usd=1, per="user_id")
+@pytest.mark.parametrize("per", ["user_id", "tenant", "langgraph_auth_user", "x-organization-id", "thread_id"])
+def test_any_key_is_a_place(per):
+    """`per` takes the name of any key of the config or the context, and the budget's key tells it."""
+    assert Budget(usd=1, per=per).key == f"usd=1 per {per}"
 
 
-@pytest.mark.parametrize("per", ["", None, 3])
+@pytest.mark.parametrize("per", ["", " ", "user id", "a\tb", None, 3], ids=repr)
 def test_place_that_is_no_name(per):
-    """`per` is a name."""
-    with pytest.raises(InvalidBudget, match="per"):
+    """`per` is a name without spaces; what is not, is refused with all that can be written."""
+    with pytest.raises(InvalidBudget, match=r"'branch', 'run', 'thread', or a key .* such as 'user_id'; got"):
         Budget(usd=1, per=per)
+
+
+@pytest.mark.parametrize("per", ["step", "__pregel_task_id"])
+def test_place_that_is_taken(per):
+    """Names that graphguard or LangGraph uses itself are not keys of the user's."""
+    with pytest.raises(InvalidBudget, match=rf"per='{per}' is a name that graphguard or LangGraph uses itself"):
+        Budget(usd=1, per=per)
+
+
+@pytest.mark.parametrize(
+    ("every", "shown"),
+    [("day", "every day"), ("month", "every month"), (timedelta(hours=1), "every 3600 s")],
+    ids=str,
+)
+@pytest.mark.parametrize("per", ["thread", "user_id"])
+def test_windows_of_real_money(per, every, shown):
+    """Budgets per thread and per key may have windows, and budgets with other windows have other keys."""
+    assert Budget(usd=1, per=per, every=every).key == f"usd=1 per {per} {shown}"
+
+
+@pytest.mark.parametrize(
+    "every",
+    ["week", "Day", "", 3600, timedelta(0), timedelta(days=-1), timedelta(milliseconds=1_500), timedelta(seconds=0.5)],
+    ids=repr,
+)
+def test_window_that_is_none(every):
+    """Anything else than day, month and whole seconds is refused with the list of what is not."""
+    with pytest.raises(InvalidBudget, match=r"every must be 'day', 'month', or a timedelta of whole seconds.*; got"):
+        Budget(usd=1, per="thread", every=every)
+
+
+@pytest.mark.parametrize("per", ["branch", "run"])
+def test_windows_need_the_ledger(per):
+    """What the state counts goes back with time travel, so it has no windows; the error names what has."""
+    with pytest.raises(InvalidBudget, match=rf"per='{per}' is counted in the graph's state; use per='thread', or"):
+        Budget(usd=1, per=per, every="day")
+
+
+@pytest.mark.parametrize("keep", ["0.05", 0.05, Decimal("0.05")], ids=repr)
+def test_kept_usd_takes_text_and_numbers(keep):
+    """Five cents are five cents, also beside another limit."""
+    assert Budget(usd="0.50", calls=3, keep=keep).kept == {"usd": 50_000_000}
+
+
+def test_kept_of_another_limit():
+    """Of a budget with one limit that is not in USD, that limit's own unit is kept."""
+    assert Budget(calls=20, keep=2).kept == {"calls": 2}
+    assert Budget(calls=20).kept == {}
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ({"usd": 1, "keep": 1}, r"keep must be less than the limit of \$1\.00, .*; got \$1\.00"),
+        ({"usd": 1, "keep": "abc"}, r"keep must be a positive amount such as '0\.50', got 'abc'"),
+        ({"usd": 1, "keep": 0}, "keep must be a positive amount"),
+        ({"usd": 1, "keep": True}, "keep must be a positive amount"),
+        ({"calls": 3, "keep": "0.05"}, "keep must be a whole number of at least 1, got '0.05'"),
+        ({"calls": 3, "keep": 3}, "keep must be less than the limit of 3 calls"),
+        ({"calls": 3, "tokens": 9, "keep": 1}, "goes with one limit, got tokens and calls; make it a budget for each"),
+    ],
+)
+def test_kept_amount_that_does_not_fit(limits, message):
+    """What can't be kept is refused when the budget is made."""
+    with pytest.raises(InvalidBudget, match=message):
+        Budget(**limits)
 
 
 @pytest.mark.parametrize("share", [0, -0.1, 1.5, "half"])
@@ -118,7 +182,16 @@ def test_invalid_budget_is_a_value_error_of_ours():
 def test_equal_budgets_share_a_key():
     """The key names what is limited, where and for what, and not how it was written."""
     assert Budget(usd="0.50").key == Budget(usd=0.5, warn_at=()).key == "usd=0.5 per branch"
-    assert len({Budget(usd=1, **more).key for more in ({}, {"per": "run"}, {"node": "a"}, {"model": "a"})}) == 4
+    more = (
+        {},
+        {"per": "run"},
+        {"node": "a"},
+        {"model": "a"},
+        {"keep": "0.5"},
+        {"per": "a"},
+        {"per": "a", "every": "day"},
+    )
+    assert len({Budget(usd=1, **told).key for told in more}) == len(more)
 
 
 def test_budget_is_a_frozen_value():
@@ -132,11 +205,18 @@ def test_budget_is_a_frozen_value():
     assert pickle.loads(pickle.dumps(budget)) == budget  # noqa: S301 - pickled on the same line
 
 
-def test_repr_makes_the_budget():
+@pytest.mark.parametrize(
+    "budget",
+    [
+        Budget(usd="0.5", calls=3, per="thread", node="plan", model="gpt-5"),
+        Budget(usd="0.5", per="user_id", every="day", keep="0.05"),
+        Budget(calls=3, per="tenant", every=timedelta(hours=1), keep=1),
+    ],
+    ids=repr,
+)
+def test_repr_makes_the_budget(budget):
     """The repr of a budget is the call that makes it."""
-    budget = Budget(usd="0.5", calls=3, per="thread", node="plan", model="gpt-5")
-
-    assert eval(repr(budget)) == budget  # noqa: S307 - our own repr
+    assert eval(repr(budget), {"Budget": Budget, "datetime": dt}) == budget  # noqa: S307 - our own repr
 
 
 def test_what_a_budget_covers():

@@ -18,6 +18,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "src" / "graphguard"
 # A module may import those before it, never those after it.
 ORDER = (
     "errors",
+    "accounts",
     "usage",
     "bounds",
     "listed",
@@ -25,8 +26,10 @@ ORDER = (
     "spend",
     "budget",
     "trip",
+    "traced",
     "ledger",
     "unfolded",
+    "left",
     "scope",
     "task",
     "answers",
@@ -37,20 +40,26 @@ ORDER = (
     "placement",
     "choices",
     "ways",
+    "functional",
     "guard",
     "account",
     "history",
+    "doorless",
+    "fitting",
     "middleware",
     "langsmith",
     "dashboard",
     "demo",  # before the command line, which starts it
+    "ledger_command",
+    "history_command",
+    "calibrate_command",
     "cli",
     "testing",
 )
 FRONT_DOORS = ("__init__", "__main__")
 
 UPSTREAM = ("langgraph", "langchain")  # and langchain_core, langgraph_sdk, …
-MAY_USE_PRIVATE_NAMES = ("guard", "metering", "task", "ways")
+MAY_USE_PRIVATE_NAMES = ("functional", "guard", "metering", "task", "ways")
 
 
 @dataclass(frozen=True)

@@ -391,10 +391,10 @@ def test_totals_by_what_a_charge_says(ledger):
 
 def test_unknown_question_about_charges(ledger):
     """A word that charges can't be narrowed by is told, with those that they can."""
-    with pytest.raises(TypeError, match=r"'thread'.*not by \['user'\]"):
-        ledger.charges(user="u")
-    with pytest.raises(TypeError, match="user"):
-        ledger.total(user="u")
+    with pytest.raises(TypeError, match=r"'thread'.*not by \['tenant'\]"):
+        ledger.charges(tenant="u")
+    with pytest.raises(TypeError, match="tenant"):
+        ledger.total(tenant="u")
 
 
 def test_sums_outlive_single_charges():

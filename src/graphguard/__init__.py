@@ -13,9 +13,11 @@ from graphguard.choices import to
 from graphguard.errors import (
     BudgetExceeded,
     GraphguardError,
+    HistoryUnavailable,
     HoldMismatch,
     InvalidBudget,
     LedgerUnavailable,
+    MissingKey,
     NoCheckpointer,
     NoModelNodes,
     NotGuardable,
@@ -25,7 +27,7 @@ from graphguard.errors import (
     UnknownPrice,
 )
 from graphguard.guard import guard, model_nodes
-from graphguard.history import atop_up, top_up
+from graphguard.history import PastTrip, abacktest, areplay, atop_up, atrips, backtest, replay, top_up, trips
 from graphguard.ledger import Hold, Ledger, MemoryLedger, Refusal, SqliteLedger
 from graphguard.placement import ModelNode
 from graphguard.prices import PriceBook
@@ -40,17 +42,20 @@ __all__ = [
     "Call",
     "Charge",
     "GraphguardError",
+    "HistoryUnavailable",
     "Hold",
     "HoldMismatch",
     "InvalidBudget",
     "Ledger",
     "LedgerUnavailable",
     "MemoryLedger",
+    "MissingKey",
     "ModelNode",
     "NoCheckpointer",
     "NoModelNodes",
     "NotGuardable",
     "NothingToTopUp",
+    "PastTrip",
     "PriceBook",
     "Refusal",
     "Remaining",
@@ -61,11 +66,17 @@ __all__ = [
     "UnknownNode",
     "UnknownPrice",
     "Usage",
+    "abacktest",
+    "areplay",
     "atop_up",
+    "atrips",
+    "backtest",
     "charge",
     "guard",
     "model_nodes",
     "remaining",
+    "replay",
     "to",
     "top_up",
+    "trips",
 ]

@@ -11,6 +11,7 @@ from graphguard.errors import UnknownPrice
 from graphguard.metering import current_scope
 from graphguard.scope import new_id
 from graphguard.spend import METRICS, Charge, to_usd
+from graphguard.traced import add_cost
 from graphguard.usage import Usage, model_of, nanousd_of
 
 if TYPE_CHECKING:
@@ -106,6 +107,8 @@ def charge(response: object = None, *, usd: str | float | Decimal | None = None,
         model=name,
         provider=provider,
     )
+    if usage is None:  # of a model call, LangSmith knows the price itself, from whoever traced it
+        add_cost(nanousd)
     return _settle(scope, amounts)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from operator import attrgetter
+import operator
+import weakref
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, cast
 
-from graphguard.bounds import input_bytes
+from graphguard.bounds import input_bytes, tools_bound
 from graphguard.usage import Usage
 
 if TYPE_CHECKING:
@@ -14,10 +16,12 @@ if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
     from langchain_core.outputs import LLMResult
 
-__all__ = ["answer", "caches_an_hour", "fingerprint", "output_bytes", "prompt_bytes", "surely_not_billed"]
+__all__ = ["Known", "Prompt", "answer", "caches_an_hour", "fingerprint", "output_bytes", "surely_not_billed"]
 
-_MESSAGE: Final = attrgetter("type", "content", "name", "additional_kwargs")
-_CALLS: Final = attrgetter("tool_calls", "invalid_tool_calls")
+_MESSAGE: Final = operator.attrgetter("type", "content", "name", "additional_kwargs")
+_CONTENT: Final = operator.attrgetter("content")
+_CALLS: Final = operator.attrgetter("tool_calls", "invalid_tool_calls")
+_ANSWER_FRAME: Final = 16  # tokens that frame an answer when it is sent back
 _TOLD_BY_MODELS: Final = frozenset({"ai", "AIMessageChunk"})
 
 
@@ -37,6 +41,92 @@ def fingerprint(message: BaseMessage | str) -> int:
         rest = getattr(message, "tool_call_id", None)
     text = content if isinstance(content, str) else repr(content)
     return hash((kind, text, name, rest, repr(extra) if extra else None))
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a provider said of a prompt and its answer, for the next call that sends them again.
+
+    Attributes:
+        tokens: Tokens of both together.
+        marks: What tells each message of the prompt from another.
+        answers: The same of the answer, for each choice.
+        tools: The tools that were offered.
+        tools_bound: An upper bound of the tokens that these take.
+        same: The messages, weakly, and the ids of their contents: the very same need no second look.
+    """
+
+    tokens: int
+    marks: tuple[int, ...]
+    answers: tuple[int, ...]
+    tools: Sequence[object]
+    tools_bound: int
+    same: tuple[tuple[weakref.ref[BaseMessage | str], ...], tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What a call sends.
+
+    Attributes:
+        messages: The messages.
+        tools: The tools it offers.
+        marks: What tells each message from another.
+        tools_bound: An upper bound of the tokens that the tools take.
+        bound: An upper bound of all its tokens.
+    """
+
+    messages: Sequence[BaseMessage | str]
+    tools: Sequence[object]
+    marks: tuple[int, ...]
+    tools_bound: int
+    bound: int
+
+    @classmethod
+    def of(
+        cls,
+        messages: Sequence[Sequence[BaseMessage]] | Sequence[str],
+        tools: Sequence[object],
+        known: Known | None,
+    ) -> Prompt:
+        """A call's prompt; `known` is what was sent and answered last at its place.
+
+        Where it goes on from there, its bound is the tokens told then and the bytes added since.
+        """
+        sent: list[BaseMessage | str] = []
+        for part in messages:
+            sent += [part] if isinstance(part, str) else part
+        marks = _marks(sent, known)
+        # Equal tools are often the same ones, which are compared by their ids first.
+        tools_ = known.tools_bound if known is not None and tools == known.tools else tools_bound(tools)
+        count = len(known.marks) if known is not None else 0
+        if known is None or tools_ != known.tools_bound or marks[:count] != known.marks:
+            return cls(sent, tools, marks, tools_, tools_ + prompt_bytes(sent))
+        added = sent[count:]
+        # The answer itself, whose tokens the last call told too, unless somebody edited it since.
+        if added and marks[count] in known.answers:
+            return cls(sent, tools, marks, tools_, known.tokens + _ANSWER_FRAME + prompt_bytes(added[1:]))
+        return cls(sent, tools, marks, tools_, known.tokens + prompt_bytes(added))
+
+    def answered(self, response: LLMResult, tokens: int) -> Known:
+        """What is known once the provider told the tokens of the prompt and the answer."""
+        choices = [choice for choices in response.generations for choice in choices]
+        answers = [message for choice in choices if (message := getattr(choice, "message", None)) is not None]
+        messages = () if isinstance(self.messages[0], str) else self.messages
+        same = tuple(map(weakref.ref, messages)), tuple(map(id, map(_CONTENT, messages)))
+        return Known(tokens, self.marks, tuple(map(fingerprint, answers)), self.tools, self.tools_bound, same)
+
+
+def _marks(sent: Sequence[BaseMessage | str], known: Known | None) -> tuple[int, ...]:
+    """What tells each message from another; a loop sends its whole conversation again with each call."""
+    if known is not None and (count := len(known.same[0])) and count <= len(sent):
+        messages, contents = known.same
+        before = sent[:count]
+        if all(map(operator.is_, map(operator.call, messages), before)) and contents == tuple(
+            map(id, map(_CONTENT, before))
+        ):
+            return (*known.marks, *map(fingerprint, sent[count:]))
+    return tuple(map(fingerprint, sent))
 
 
 def prompt_bytes(prompt: Sequence[BaseMessage | str]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from langgraph.constants import START
 from langgraph.graph.state import CompiledStateGraph
@@ -14,6 +14,7 @@ from graphguard.budget import Budget
 from graphguard.discovery import evidence, models_in
 from graphguard.errors import InvalidBudget, NoModelNodes, StateConflict, UnknownNode, UnknownPrice
 from graphguard.ledger.memory import MemoryLedger
+from graphguard.ledger.tolerant import TolerantLedger
 from graphguard.placement import AnyBuilder, AnyGraph, ModelNode, Shape, place
 from graphguard.prices import DEFAULT_PRICES, PriceBook
 from graphguard.scope import Settings
@@ -26,13 +27,26 @@ if TYPE_CHECKING:
     from graphguard.budget import Policy
     from graphguard.ledger.protocol import Ledger
 
-__all__ = ["FIELDS", "To", "caps_of", "check", "joined", "make_settings", "plan", "to"]
+__all__ = [
+    "FIELDS",
+    "To",
+    "caps_of",
+    "check",
+    "check_kept",
+    "check_prices",
+    "identity",
+    "joined",
+    "make_settings",
+    "plan",
+    "to",
+]
 
 FIELDS: Final = ("spend", "trip")
 """The state fields that graphguard keeps."""
 
 _DEFAULT_LEDGER: Final = MemoryLedger()
 _MODES: Final = ("end", "interrupt", "raise")
+_ON_LEDGER_ERROR: Final = ("refuse", "allow")
 _GATES: Final = ("auto", "node", "inline")
 
 
@@ -60,11 +74,12 @@ def make_settings(
     nodes: Sequence[str] | None = None,
     ledger: Ledger | None = None,
     prices: PriceBook | None = None,
+    on_ledger_error: str = "refuse",
 ) -> Settings:
     """The settings of one `guard()` call.
 
     Raises:
-        InvalidBudget: Something else than a budget, or an unknown `on_trip` or `gate`.
+        InvalidBudget: Something else than a budget, or an unknown `on_trip`, `gate` or `on_ledger_error`.
     """
     for budget in budgets:
         if not isinstance(budget, Budget) and not callable(budget):
@@ -76,6 +91,11 @@ def make_settings(
     if gate not in _GATES:
         msg = f"gate must be 'auto', 'node' or 'inline', got {gate!r}"
         raise InvalidBudget(msg)
+    if on_ledger_error not in _ON_LEDGER_ERROR:
+        msg = f"on_ledger_error must be 'refuse' or 'allow', got {on_ledger_error!r}"
+        raise InvalidBudget(msg)
+    if on_ledger_error == "allow" and ledger is not None:
+        ledger = cast("Ledger", TolerantLedger(ledger))
     if isinstance(nodes, str):
         nodes = [nodes]
     return Settings(
@@ -115,6 +135,7 @@ def check(builder: AnyBuilder, bounds: Mapping[str, object], settings: Settings 
     for name in (*(settings.nodes or ()), *([settings.to] if settings.to else ())):
         if name not in bounds:
             raise UnknownNode(name, names)
+    check_kept(settings)
     everywhere = list(_flat(bounds))
     inner = {name for name, _ in everywhere}
     for budget in settings.budgets:
@@ -128,7 +149,15 @@ def check(builder: AnyBuilder, bounds: Mapping[str, object], settings: Settings 
     has_limits = bool(settings.budgets or settings.policies)
     if has_limits and settings.nodes is None and not any(evidence(bound) for _, bound in everywhere):
         raise NoModelNodes(names)
-    _check_prices(bounds, settings)
+    check_prices(bounds, settings)
+
+
+def check_kept(settings: Settings) -> None:
+    """Raise `InvalidBudget` where an amount is kept for a node that nobody named."""
+    for budget in settings.budgets:
+        if budget.kept and settings.to is None:
+            msg = f"{budget!r} keeps an amount for one node: name it with on_trip=to('node'), or leave out keep="
+            raise InvalidBudget(msg)
 
 
 def _flat(bounds: Mapping[str, object]) -> Iterator[tuple[str, object]]:
@@ -139,16 +168,18 @@ def _flat(bounds: Mapping[str, object]) -> Iterator[tuple[str, object]]:
             yield from _flat({inner: node.bound for inner, node in bound.nodes.items() if inner != START})
 
 
-def _check_prices(bounds: Mapping[str, object], settings: Settings) -> None:
+def check_prices(bounds: Mapping[str, object], settings: Settings) -> None:
+    """Refuse a USD budget for a model without a known price."""
     if any(budget.usd is not None for budget in settings.budgets):
         for _, bound in _flat(bounds):
             for model in models_in(bound):
-                name, provider = _identity(model)
+                name, provider = identity(model)
                 if name is not None and not settings.prices.knows(name, provider):
                     raise UnknownPrice(name)
 
 
-def _identity(model: object) -> tuple[str | None, str | None]:
+def identity(model: object) -> tuple[str | None, str | None]:
+    """A model's name and its provider's, as LangChain tells them in callbacks; None for what isn't known."""
     params = getattr(model, "_get_ls_params", None)
     told = params() if params else {}
     name, provider = told.get("ls_model_name"), told.get("ls_provider")
@@ -162,7 +193,7 @@ def caps_of(bounds: Mapping[str, object]) -> dict[str, int]:
         for model in models_in(bound):
             profile = getattr(model, "profile", None)
             cap = profile.get("max_output_tokens") if isinstance(profile, Mapping) else None
-            name, _ = _identity(model)
+            name, _ = identity(model)
             if name and isinstance(cap, int) and cap > 0:
                 caps[name] = cap
     return caps

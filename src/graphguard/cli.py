@@ -9,7 +9,10 @@ from io import TextIOWrapper
 
 import click
 
+from graphguard.calibrate_command import calibrate
 from graphguard.demo.command import demo
+from graphguard.history_command.command import COMMANDS
+from graphguard.ledger_command.command import ledger
 
 __all__ = ["graphguard", "main"]
 
@@ -40,7 +43,11 @@ def graphguard() -> None:
     """Budgets for LangGraph agents: no model call starts that the budget can't pay for."""
 
 
+graphguard.add_command(calibrate)
 graphguard.add_command(demo)
+graphguard.add_command(ledger)
+for command in COMMANDS:
+    graphguard.add_command(command)
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ __all__ = ["evidence", "mentions", "models_in"]
 
 _DEPTH: Final = 8
 _LIBRARIES: Final = ("langchain_core", "langgraph", "langsmith", "pydantic", "openai", "anthropic", "httpx")
+_OURS: Final = ("graphguard.middleware", "graphguard.fitting")  # may choose a model, but never call one themselves
 _PLAIN: Final = (str, bytes, int, float, complex, bool, type(None), range, types.BuiltinFunctionType)
 
 
@@ -166,4 +167,4 @@ def _attributes(thing: object) -> list[object]:
 
 
 def _from_library(thing: type | types.FunctionType) -> bool:
-    return str(getattr(thing, "__module__", "")).startswith(_LIBRARIES)
+    return str(getattr(thing, "__module__", "")).startswith((*_LIBRARIES, *_OURS))

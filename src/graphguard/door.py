@@ -72,13 +72,12 @@ class Door:
         return Visit(self, config, given)
 
 
-class Visit:
-    """One attempt of a node's task, from the door's side."""
-
-    __slots__ = ("_gates", "_handler", "_scope", "_token", "config", "door", "given", "parent", "result")
+class Visit(Handler):
+    """One attempt of a node's task, from the door's side; it meters what the user's code calls inside."""
 
     def __init__(self, door: Door, config: RunnableConfig, given: object) -> None:
         """Begin an attempt."""
+        super().__init__()
         self.door = door
         self.config = config
         self.given = given
@@ -86,8 +85,7 @@ class Visit:
         self._scope: Scope | None = None
         self.result: Stop | None = None
         self._gates = False
-        self._handler: Handler | None = None
-        self._token: Token[RunnableConfig | None] | None = None
+        self._config_token: Token[RunnableConfig | None] | None = None
 
     @property
     def scope(self) -> Scope:
@@ -101,6 +99,8 @@ class Visit:
     def __enter__(self) -> bool:
         """Let the user's code run inside; False says to leave it out, because the door itself decided."""
         if not self._nothing_to_decide():
+            if self.door.first:
+                self.scope.recover()
             self.result = self._enter()
             if self._gates and (breach := self.scope.breach()) is not None:
                 self.result = self._act(self.scope.tripped(breach, node=self.door.node))
@@ -109,6 +109,8 @@ class Visit:
     async def __aenter__(self) -> bool:
         """The same as `__enter__`, on an event loop."""
         if not self._nothing_to_decide():
+            if self.door.first:
+                await self.scope.arecover()
             self.result = self._enter()
             if self._gates and (breach := await self.scope.abreach()) is not None:
                 self.result = self._act(self.scope.tripped(breach, node=self.door.node))
@@ -117,10 +119,9 @@ class Visit:
     def _begin(self) -> bool:
         if self.result is not None:
             return False
-        config = self._scope.users_config if self._scope is not None else None
-        self._token = None if config is None else var_child_runnable_config.set(config)
-        self._handler = Handler(self)
-        self._handler.begin()
+        if self._scope is not None and (config := self._scope.users_config) is not None:
+            self._config_token = var_child_runnable_config.set(config)
+        self.begin()
         return True
 
     def _nothing_to_decide(self) -> bool:
@@ -129,15 +130,15 @@ class Visit:
         if self.parent is not None or door.gated:
             return False
         if door.first:
-            return meter.unfolded.empty and Task.undisturbed(self.config)
+            began = Task.began_in(self.config, meter.loops)
+            return began and meter.unfolded.empty and Task.undisturbed(self.config)
         before = meter.finished.get(Task.id_in(self.config))
         return before is None or (before.users_config is None and not before.new_limits)
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> bool:
         """Act on a refused call; `result` is then what the task returns instead of the code's output."""
         try:
-            if self._handler is not None:
-                self._handler.end()
+            self.end()
             return self._left(error)
         finally:
             self._restore()
@@ -145,26 +146,26 @@ class Visit:
     async def __aexit__(self, _kind: object, error: BaseException | None, _trace: object) -> bool:
         """The same as `__exit__`, on an event loop."""
         try:
-            if self._handler is not None:
-                await self._handler.aend()
+            await self.aend()
             return self._left(error)
         finally:
             self._restore()
 
+    def _restore(self) -> None:
+        if self._config_token is not None:
+            var_child_runnable_config.reset(self._config_token)
+
     def _left(self, error: BaseException | None) -> bool:
-        if self._handler is None or self._scope is None:  # nothing was run, or nothing spent
+        scope = self._scope
+        if scope is None or not self.began:  # nothing spent, or nothing run
             return False
         # A refusal of another guard's budget is for the door of that guard.
-        refusal = self._scope.refusal if isinstance(error, BudgetExceeded) else None
+        refusal = scope.refusal if isinstance(error, BudgetExceeded) else None
         if refusal is not None:
             self.result = self._act(refusal)
         if error is None or refusal is not None:
-            self._scope.meter.finish(self._scope)
+            scope.meter.finish(scope)
         return refusal is not None
-
-    def _restore(self) -> None:
-        if self._token is not None:
-            var_child_runnable_config.reset(self._token)
 
     def output(self, value: object) -> object:
         """The task's output: the code's own, or a stop, decided here or by this guard in a graph inside."""
@@ -173,8 +174,7 @@ class Visit:
                 # The node's own writer ran before its edges, so nothing else would write this update.
                 self.scope.task.send(list(self.result.update.items()))
             return self.result
-        trip = self._scope.stopped if self._scope is not None else None
-        if trip is None:
+        if self._scope is None or (trip := self._scope.stopped) is None:
             return value
         update = value if isinstance(value, dict) else {}
         settings = self.scope.meter.settings
@@ -186,8 +186,9 @@ class Visit:
 
     def patched(self, kwargs: dict[str, object]) -> dict[str, object]:
         """Keyword arguments for the user's code, with the config that is meant for it."""
-        config = self._scope.users_config if self._scope is not None else None
-        return {**kwargs, "config": config} if config is not None and "config" in kwargs else kwargs
+        if self._scope is None or (config := self._scope.users_config) is None or "config" not in kwargs:
+            return kwargs
+        return {**kwargs, "config": config}
 
     def _enter(self) -> Stop | None:
         """Hear what was answered; `_gates` then says whether the inline gate decides before the node's code runs."""
@@ -202,7 +203,7 @@ class Visit:
         if asked is not None and (stop := self._hear(asked)) is not None:
             return stop
         for raised in task.raised_beside():
-            for key in raised.keys() & scope.meter.budgets.keys():
+            for key in filter(scope.meter.has_limit, raised):
                 scope.raise_limits(key, limits_from_state(raised[key]))
         for question in beside:
             if self._hear_beside(question) and asked is None:
@@ -242,8 +243,8 @@ class Visit:
             if answer.limit is None:
                 return self._end(replace(trip, answer="stopped"))
             raised_now = {trip.metric: answer.limit}
-            scope.raise_limits(trip.budget, raised_now)
-            limits = {**limits, trip.budget: limits_to_state({trip.budget: raised_now})[trip.budget]}
+            scope.raise_limits(trip.limit_key, raised_now)
+            limits = {**limits, **limits_to_state({trip.limit_key: raised_now})}
             scope.trip = replace(trip, answer="raised")
         scope.users_config = scope.task.with_answers(question.users, limits)
         return None
@@ -255,7 +256,7 @@ class Visit:
             return False
         answer = gates.read_answer(question.fresh, trip)
         if answer.limit is not None:
-            self.scope.raise_limits(trip.budget, {trip.metric: answer.limit})
+            self.scope.raise_limits(trip.limit_key, {trip.metric: answer.limit})
         return answer.limit is None and answer.error is None
 
     def _act(self, trip: Trip) -> Stop:

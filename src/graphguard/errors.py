@@ -3,9 +3,11 @@
 ```
 GraphguardError
 ├── BudgetExceeded      also RuntimeError and GraphBubbleUp: no budget has room for the call
+├── HistoryUnavailable  also LookupError: no history, thread or checkpoint is where it was looked for
 ├── HoldMismatch        also ValueError: one hold id was used for two different calls
 ├── InvalidBudget       also ValueError: a budget that can't be kept, found when it is made
 ├── LedgerUnavailable   also OSError: a ledger's file or server can't answer
+├── MissingKey          also LookupError and GraphBubbleUp: a run doesn't say whose budget it spends
 ├── NoCheckpointer      also RuntimeError and GraphBubbleUp: a question to a person that nobody could answer
 ├── NoModelNodes        also ValueError: nothing to guard was found in the graph
 ├── NotGuardable        also TypeError: the thing given to guard() is not a graph it can change
@@ -32,9 +34,11 @@ if TYPE_CHECKING:
 __all__ = [
     "BudgetExceeded",
     "GraphguardError",
+    "HistoryUnavailable",
     "HoldMismatch",
     "InvalidBudget",
     "LedgerUnavailable",
+    "MissingKey",
     "NoCheckpointer",
     "NoModelNodes",
     "NotGuardable",
@@ -67,6 +71,23 @@ class BudgetExceeded(GraphguardError, GraphBubbleUp, RuntimeError):
     def __reduce__(self) -> tuple[type[BudgetExceeded], tuple[Trip]]:
         """Rebuild from the trip."""
         return type(self), (self.trip,)
+
+
+class HistoryUnavailable(GraphguardError, LookupError):
+    """No history, thread or checkpoint is where it was looked for.
+
+    Attributes:
+        problem: What was found instead, and what to do.
+    """
+
+    def __init__(self, problem: str) -> None:
+        """Say what was found."""
+        super().__init__(problem)
+        self.problem = problem
+
+    def __reduce__(self) -> tuple[type[HistoryUnavailable], tuple[str]]:
+        """Rebuild from the problem."""
+        return type(self), (self.problem,)
 
 
 class HoldMismatch(GraphguardError, ValueError):
@@ -124,6 +145,27 @@ class LedgerUnavailable(GraphguardError, OSError):
         return type(self), (self.ledger, self.problem)
 
 
+class MissingKey(GraphguardError, GraphBubbleUp, LookupError):
+    """A run doesn't say whose money it spends, so a budget per that key can't be kept; no call was made.
+
+    A `GraphBubbleUp`, so that nothing in the graph takes it for a failure of the node and tries again.
+
+    Attributes:
+        key: The budget's `per`.
+        problem: What is wrong, and what to do.
+    """
+
+    def __init__(self, key: str, problem: str) -> None:
+        """Name the key and its problem."""
+        super().__init__(f"a budget per {key!r} can't be kept: {problem}")
+        self.key = key
+        self.problem = problem
+
+    def __reduce__(self) -> tuple[type[MissingKey], tuple[str, str]]:
+        """Rebuild from both."""
+        return type(self), (self.key, self.problem)
+
+
 class NoCheckpointer(GraphguardError, GraphBubbleUp, RuntimeError):
     """A budget tripped in `on_trip="interrupt"` mode, but the run could never be resumed.
 
@@ -173,7 +215,10 @@ class NotGuardable(GraphguardError, TypeError):
 
     def __init__(self, kind: str) -> None:
         """Name the type."""
-        super().__init__(f"can't guard a {kind!r}; pass a StateGraph, or what its compile() or create_agent() returned")
+        super().__init__(
+            f"can't guard a {kind!r}; "
+            "pass a StateGraph, what its compile() or create_agent() returned, or an @entrypoint"
+        )
         self.kind = kind
 
     def __reduce__(self) -> tuple[type[NotGuardable], tuple[str]]:

@@ -112,8 +112,8 @@ def at_review(scope: Scope, _: Breach | None = None) -> Command[str]:
         trip = replace(trip, answer="stopped")
         scope.stop_outer(trip)
         return Command(update={"trip": {"answer": "stopped"}, **closing(scope, trip)})
-    raised = {trip.budget: {trip.metric: answer.limit}}
-    scope.raise_limits(trip.budget, raised[trip.budget])
+    raised = {trip.limit_key: {trip.metric: answer.limit}}
+    scope.raise_limits(trip.limit_key, raised[trip.limit_key])
     scope.new_limits.clear()
     per_run = any(b.key == trip.budget and b.per == "run" for b in scope.meter.settings.budgets)
     spend = {"run_limits" if per_run else "limits": limits_to_state(raised)}

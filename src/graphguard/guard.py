@@ -28,16 +28,19 @@ from graphguard import gate as gates
 from graphguard.choices import FIELDS, caps_of, check, joined, make_settings, plan
 from graphguard.door import Door, Stop
 from graphguard.errors import NotGuardable
+from graphguard.functional import guarded_entrypoint, is_entrypoint
 from graphguard.metering import current_scope
 from graphguard.placement import AnyBuilder, AnyGraph, ModelNode, Shape
 from graphguard.scope import Meter, Scope
 from graphguard.spend import add_spend
 from graphguard.task import Task
 from graphguard.trip import merge_trip
-from graphguard.ways import BRANCH, AnyRunnable, Finish, StartWrite, Ways, renamed, start_node
+from graphguard.ways import BRANCH, AnyRunnable, Finish, Ways, finish_of, finished, renamed, start_node
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+    from langgraph.pregel import Pregel
 
     from graphguard.budget import Breach, Budget, Policy
     from graphguard.choices import To
@@ -46,10 +49,11 @@ if TYPE_CHECKING:
     from graphguard.prices import PriceBook
     from graphguard.scope import Settings
 
-__all__ = ["guard", "model_nodes"]
+__all__ = ["guard", "model_nodes", "rebudgeted", "settings_of"]
 
+_NO_GATE: Final = "each call in it and in its tasks is held by itself"
 _REDUCERS: Final = dict(zip(FIELDS, (add_spend, merge_trip), strict=True))
-_G = TypeVar("_G", bound="AnyBuilder | AnyGraph")
+_G = TypeVar("_G", bound="AnyBuilder | AnyGraph | Pregel[Any, Any, Any, Any]")
 
 
 def guard(
@@ -61,12 +65,13 @@ def guard(
     nodes: Sequence[str] | None = None,
     ledger: Ledger | None = None,
     prices: PriceBook | None = None,
+    on_ledger_error: str = "refuse",
 ) -> _G:
     """The same kind of graph, in which no model call starts that the budgets can't pay for.
 
     Args:
-        graph: A `StateGraph`, or what its `compile()`, `create_agent` or another builder returned. It is
-            not changed.
+        graph: A `StateGraph`, what its `compile()`, `create_agent` or another builder returned, or an
+            `@entrypoint`, which has no nodes to lead to and so asks or raises. It is not changed.
         budgets: `Budget`s, or functions `(Spend, Call) -> Breach | None`. Without any, calls are only
             metered.
         on_trip: What happens when a budget has no room: `"end"` the graph, `"interrupt"` and ask a person,
@@ -76,6 +81,8 @@ def guard(
         nodes: Names of the nodes that call a model; None finds them.
         ledger: Where real money is held; None is a `MemoryLedger` that all guards of the process share.
         prices: A price book with the user's own prices; None is the bundled one.
+        on_ledger_error: What happens to a call while the ledger can't answer: `"refuse"` it, by raising
+            `LedgerUnavailable`, or `"allow"` it, counted in this process until the ledger answers again.
 
     Returns:
         A `StateGraph` whose `compile()` guards, or a compiled graph.
@@ -86,13 +93,21 @@ def guard(
         UnknownNode: `nodes`, `to(...)` or a budget's `node` names a node that isn't there.
         UnknownPrice: A USD budget, and a model in the graph without a known price.
         StateConflict: The graph's own state has a field `spend` or `trip`.
-        InvalidBudget: Something else than a budget, or an unknown `on_trip` or `gate`.
+        InvalidBudget: Something else than a budget, an unknown `on_trip` or `gate`, or `keep=` without `to(...)`.
 
     ```python
     agent = guard(create_agent(model, tools), Budget(usd="0.50", calls=20), on_trip="interrupt")
     ```
     """
-    settings = make_settings(budgets, on_trip=on_trip, gate=gate, nodes=nodes, ledger=ledger, prices=prices)
+    settings = make_settings(
+        budgets,
+        on_trip=on_trip,
+        gate=gate,
+        nodes=nodes,
+        ledger=ledger,
+        prices=prices,
+        on_ledger_error=on_ledger_error,
+    )
     if isinstance(graph, CompiledStateGraph):
         bare, settings = _unguarded(graph, settings)
         builder = _guarded_builder(bare.builder, settings)
@@ -102,10 +117,12 @@ def guard(
         if builder.nodes:
             check(builder, {name: spec.runnable for name, spec in builder.nodes.items()}, _settings_of(builder))
         return cast("_G", builder)
+    if is_entrypoint(graph):
+        return cast("_G", guarded_entrypoint(graph, settings, _around))
     raise NotGuardable(type(graph).__name__)
 
 
-def model_nodes(graph: AnyBuilder | AnyGraph, /) -> dict[str, ModelNode]:
+def model_nodes(graph: AnyBuilder | AnyGraph | Pregel[Any, Any, Any, Any], /) -> dict[str, ModelNode]:
     """The nodes that `guard` takes to call a model, where the gate of each is or would be, and why.
 
     Args:
@@ -125,7 +142,26 @@ def model_nodes(graph: AnyBuilder | AnyGraph, /) -> dict[str, ModelNode]:
         settings = _settings_of(graph) or make_settings()
         bounds = {name: spec.runnable for name, spec in graph.nodes.items()}
         return plan(graph, bounds, settings, breakpoints=False, cached=(), inside_of=model_nodes)
+    if is_entrypoint(graph):
+        return {name: ModelNode(name, "is an @entrypoint", "inside", _NO_GATE) for name in graph.nodes}
     raise NotGuardable(type(graph).__name__)
+
+
+def rebudgeted(graph: AnyGraph, budgets: Sequence[Budget | Policy]) -> AnyGraph:
+    """The compiled graph with these budgets instead of its own, or with its own where none are given.
+
+    What it knows of earlier runs is left behind, so that a replay counts only its own line of checkpoints.
+    """
+    bare, settings = _unguarded(graph, make_settings())
+    if budgets:
+        new = make_settings(budgets)
+        settings = replace(settings, budgets=new.budgets, policies=new.policies)
+    return _guarded(bare, settings, _guarded_builder(bare.builder, settings))
+
+
+def settings_of(graph: AnyGraph) -> Settings | None:
+    """What a compiled graph was guarded with; None if it is not guarded."""
+    return _settings_of(graph.builder)
 
 
 # Builders
@@ -195,7 +231,7 @@ def _rebuilt(compiled: AnyGraph, meter: Meter, builder: AnyBuilder, *, inside: b
     new.nodes = {}
     for name, node in compiled.nodes.items():
         if name == START:
-            new.nodes[name] = start_node(node, ways)
+            new.nodes[name] = start_node(node, ways, meter)
             continue
         gate = gate_of.get(name)
         inline = name in gated and name != settings.to
@@ -207,7 +243,7 @@ def _rebuilt(compiled: AnyGraph, meter: Meter, builder: AnyBuilder, *, inside: b
         channel.key = field
         new.channels[field] = channel
     if isinstance(compiled.stream_channels, list):
-        new.stream_channels = [*compiled.stream_channels, *FIELDS]
+        new.stream_channels = list(dict.fromkeys([*compiled.stream_channels, *FIELDS]))
     if (mapper := getattr(compiled, "_state_mapper", None)) is not None:
         new._state_mapper = _StateMapper(mapper)  # noqa: SLF001 - set by compile(), read by stream v2
     return new.validate()
@@ -247,7 +283,7 @@ def _free_name(name: str, compiled: AnyGraph) -> str:
 
 def _unguarded(compiled: AnyGraph, settings: Settings) -> tuple[AnyGraph, Settings]:
     """The graph as it was before `guard`, with what was changed on it since; and both guards' settings."""
-    marks = {name: mark for name, node in compiled.nodes.items() if (mark := _mark(node)) is not None}
+    marks = {name: mark for name, node in compiled.nodes.items() if (mark := finish_of(node)) is not None}
     if not marks:
         return compiled, settings
     bare = copy.copy(compiled)
@@ -258,9 +294,12 @@ def _unguarded(compiled: AnyGraph, settings: Settings) -> tuple[AnyGraph, Settin
         if name in originals or name not in marks
     }
     added = {*FIELDS, *(f"{BRANCH}{name}" for name, mark in marks.items() if mark.original is None)}
-    bare.channels = {key: channel for key, channel in compiled.channels.items() if key not in added}
+    own: dict[str, Any] = {key: v for key in FIELDS if (v := compiled.builder.channels.get(key))}  # of middleware
+    bare.channels = {
+        key: own.get(key, channel) for key, channel in compiled.channels.items() if key not in added - own.keys()
+    }
     if isinstance(compiled.stream_channels, list):
-        bare.stream_channels = [key for key in compiled.stream_channels if key not in FIELDS]
+        bare.stream_channels = [key for key in compiled.stream_channels if key not in FIELDS or key in own]
     if isinstance(mapper := getattr(compiled, "_state_mapper", None), _StateMapper):
         bare._state_mapper = mapper.mapper  # noqa: SLF001 - see _rebuilt
     builder = copy.copy(compiled.builder)
@@ -269,19 +308,15 @@ def _unguarded(compiled: AnyGraph, settings: Settings) -> tuple[AnyGraph, Settin
     return bare.validate(), joined(cast("Settings | None", old), settings)
 
 
-def _mark(node: PregelNode) -> Finish | StartWrite | None:
-    return next((w for w in node.writers if isinstance(w, (Finish, StartWrite))), None)
-
-
 # Nodes
 
 
 def _doored(node: PregelNode, door: Door, ways: Ways, *, once: bool) -> PregelNode:
     """The node with its door, its branches metered, and the last writer after its own."""
     writers = [_metered_branch(renamed(writer, ways), door) for writer in node.copy({}).flat_writers]
-    writers.append(Finish(node, ways, door.meter, once=once))
+    writers = finished(writers, Finish(node, ways, door.meter, once=once))
     bound, subgraphs = _enclosed(node.bound, door), node.subgraphs
-    if isinstance(bound, CompiledStateGraph):
+    if isinstance(bound, CompiledStateGraph) and subgraphs:  # none is shown of a graph with checkpointer=False
         subgraphs = [bound]
     return node.copy({"bound": bound, "writers": writers, "subgraphs": subgraphs})
 
@@ -341,7 +376,7 @@ def _visit(door: Door, args: tuple[object, ...], kwargs: Mapping[str, object]) -
     if isinstance(given, Stop):  # an earlier step of the same task was stopped
         return given
     config = kwargs.get("config") or var_child_runnable_config.get() or {}
-    return door.visit(cast("RunnableConfig", config), given)
+    return door.visit(config, given)  # type: ignore[arg-type] # what LangGraph gives under that name
 
 
 def _call_around(func: Callable[..., Any], door: Door) -> Callable[..., Any]:
@@ -374,7 +409,7 @@ def _acall_around(afunc: Callable[..., Any], door: Door) -> Callable[..., Any]:
 
 def _scoped_graph(graph: AnyGraph, door: Door) -> AnyGraph:
     """A graph inside: guarded by the same guard, with the door of the node that it is."""
-    guarded = any(_mark(node) for node in graph.nodes.values())
+    guarded = any(finish_of(node) for node in graph.nodes.values())
     inner = copy.copy(graph) if guarded else _rebuilt(graph, door.meter, graph.builder, inside=True)
     cls = type(inner)
 
@@ -433,12 +468,14 @@ def _own_node(
 ) -> PregelNode:
     def run(given: object, config: RunnableConfig) -> Command[str]:  # noqa: ARG001 - a node is called with its input
         scope = Scope(meter, Task.of(config), current_scope(), talks=talks)
+        scope.recover()
         command = decide(scope, scope.breach())
         meter.finish(scope)
         return command
 
     async def arun(given: object, config: RunnableConfig) -> Command[str]:  # noqa: ARG001 - see run
         scope = Scope(meter, Task.of(config), current_scope(), talks=talks)
+        await scope.arecover()
         command = decide(scope, await scope.abreach())
         meter.finish(scope)
         return command
@@ -449,7 +486,7 @@ def _own_node(
         triggers=triggers,
         channels=[],
         bound=RunnableCallable(run, arun, name=name, trace=False),
-        writers=[ChannelWrite(writes), Finish(None, None, meter, once=False)],
+        writers=finished([ChannelWrite(writes)], Finish(None, None, meter, once=False)),
     )
 
 

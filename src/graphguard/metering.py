@@ -13,34 +13,39 @@ import logging
 import sys
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
-from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
 
 # The coroutine that awaits async handlers; a handler method must know whether it is called from there.
 from langchain_core.callbacks.manager import _ahandle_event_for_handler
 from langchain_core.tracers.context import register_configure_hook
+from langchain_core.tracers.langchain import LangChainTracer
 
-from graphguard.answers import answer, caches_an_hour, fingerprint, output_bytes, prompt_bytes, surely_not_billed
-from graphguard.bounds import output_cap, tools_bound
+from graphguard.answers import Prompt, answer, caches_an_hour, output_bytes, surely_not_billed
+from graphguard.bounds import output_cap
 from graphguard.budget import Breach, Call
 from graphguard.errors import BudgetExceeded, UnknownPrice
 from graphguard.ledger.protocol import Refusal
 from graphguard.scope import Scope, new_id
 from graphguard.spend import Charge, Spend
+from graphguard.traced import end_refused, tell_cost
 from graphguard.usage import Usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
+    from contextvars import Token
+    from types import FrameType
     from uuid import UUID
 
     from langchain_core.messages import BaseMessage
     from langchain_core.outputs import LLMResult
+    from langchain_core.tracers.base import BaseTracer
 
-__all__ = ["Handler", "current_scope"]
+__all__ = ["Either", "Handler", "current_scope", "is_metered"]
 
 _PROMPTS: Final = 2_000
-_ANSWER_FRAME: Final = 16  # tokens that frame an answer when it is sent back
+_DISPATCHERS: Final = 6  # frames from a handler method up to LangChain's callback manager, at most
 
 
 @dataclass(slots=True)
@@ -48,21 +53,15 @@ class _Open:
     """A model call between its start and its end."""
 
     call: Call
-    waited: float
-    prompt: tuple[int, ...]
-    tools: int
-    input_bound: int
-    request: tuple[Sequence[BaseMessage | str], Mapping[str, object]]
+    prompt: Prompt
+    params: Mapping[str, object]
+    waited: float = 0.0
     streamed_bytes: int = 0
     streamed: Usage | None = None
+    traced: tuple[BaseTracer, UUID] | None = None
 
 
-class _Scoped(Protocol):
-    @property
-    def scope(self) -> Scope: ...
-
-
-class _Either:
+class Either:
     """A handler method that is a coroutine for LangChain's async dispatcher, and plain for everything else.
 
     LangChain awaits a handler method only if it is a coroutine function, and loses what a coroutine raises
@@ -70,17 +69,20 @@ class _Either:
     """
 
     def __init__(self, plain: Callable[..., None], coroutine: Callable[..., Coroutine[None, None, None]]) -> None:
+        """Be one of these."""
         self._plain = plain
         self._coroutine = coroutine
 
     def __get__(self, handler: object, owner: type | None = None) -> Callable[..., object]:
+        """The one that whoever calls can use."""
         dispatcher = sys._getframe(1).f_code  # noqa: SLF001 - CPython's documented way to the caller
         chosen = self._coroutine if dispatcher is _ahandle_event_for_handler.__code__ else self._plain
-        return cast("Callable[..., object]", chosen.__get__(handler, owner))
+        bound: Callable[..., object] = chosen.__get__(handler, owner)
+        return bound
 
 
 class Handler(BaseCallbackHandler):
-    """The callback handler of one scope."""
+    """The callback handler of one scope, which whoever begins and ends the attempt supplies."""
 
     raise_error = True  # a refusal must stop the call
     run_inline = True  # before any other handler, and never lost in an executor
@@ -90,12 +92,12 @@ class Handler(BaseCallbackHandler):
     ignore_retry = True
     ignore_custom_event = True
 
-    def __init__(self, visit: _Scoped) -> None:
+    def __init__(self) -> None:
         """Meter the calls of one task attempt."""
-        self._visit = visit
         self.open: dict[UUID, _Open] = {}
+        self._token: Token[Handler | None] | None = None
 
-    def _start(
+    def _llm_start(
         self,
         serialized: Mapping[str, object] | None,  # noqa: ARG002 - LangChain's signature
         messages: Sequence[Sequence[BaseMessage]] | Sequence[str],
@@ -104,14 +106,21 @@ class Handler(BaseCallbackHandler):
         metadata: Mapping[str, object] | None = None,
         **kwargs: object,
     ) -> None:
-        opened = self._prepare(messages, metadata, kwargs)
-        if opened.call.claims:
-            # A sync call on an event loop's own thread must not wait: whoever would settle waits behind it.
-            hold = self._ledger.hold(opened.call, wait=0 if _on_event_loop() else None)
-            self._admit(hold, opened)
+        tracer = _overtaken(self)
+        try:
+            opened = self._prepare(messages, metadata, kwargs)
+            if opened.call.claims:
+                # A sync call on an event loop's own thread must not wait: whoever would settle waits behind it.
+                hold = self._ledger.hold(opened.call, wait=0 if _on_event_loop() else None)
+                self._admit(hold, opened)
+        except BudgetExceeded as refused:
+            if tracer is not None:
+                end_refused(tracer, run_id, refused)
+            raise
+        opened.traced = (tracer, run_id) if tracer is not None else None
         self.open[run_id] = opened
 
-    async def _astart(
+    async def _allm_start(
         self,
         serialized: Mapping[str, object] | None,  # noqa: ARG002 - LangChain's signature
         messages: Sequence[Sequence[BaseMessage]] | Sequence[str],
@@ -120,13 +129,20 @@ class Handler(BaseCallbackHandler):
         metadata: Mapping[str, object] | None = None,
         **kwargs: object,
     ) -> None:
-        opened = self._prepare(messages, metadata, kwargs)
-        if opened.call.claims:
-            self._admit(await self._ledger.ahold(opened.call), opened)
+        tracer = _overtaken(self)
+        try:
+            opened = self._prepare(messages, metadata, kwargs)
+            if opened.call.claims:
+                self._admit(await self._ledger.ahold(opened.call), opened)
+        except BudgetExceeded as refused:
+            if tracer is not None:
+                end_refused(tracer, run_id, refused)
+            raise
+        opened.traced = (tracer, run_id) if tracer is not None else None
         self.open[run_id] = opened
 
-    on_chat_model_start = _Either(_start, _astart)
-    on_llm_start = _Either(_start, _astart)
+    on_chat_model_start = Either(_llm_start, _allm_start)
+    on_llm_start = Either(_llm_start, _allm_start)
 
     @property
     def _ledger(self):  # type: ignore[no-untyped-def] # noqa: ANN202 - private, the protocol says it
@@ -144,43 +160,43 @@ class Handler(BaseCallbackHandler):
         kwargs: Mapping[str, object],
     ) -> _Open:
         metadata = metadata or {}
-        params = cast("Mapping[str, object]", kwargs.get("invocation_params") or {})
+        params: Mapping[str, Any] = kwargs.get("invocation_params") or {}  # type: ignore[assignment] # LangChain's
         named = metadata.get("ls_model_name") or params.get("model") or params.get("model_name")
         model = str(named) if named else None
         provider = str(metadata["ls_provider"]) if metadata.get("ls_provider") else None
-        claims = self.scope.claims(model=model)
-        prompt: list[BaseMessage | str] = []
-        for part in messages:
-            prompt += [part] if isinstance(part, str) else part
-        marks = tuple(map(fingerprint, prompt))
-        tools = tools_bound(cast("Sequence[object]", params.get("tools") or params.get("functions") or ()))
-        bound = self._input_bound(model, prompt, marks, tools)
-        if not claims and not self._policies:
-            call = Call(id=new_id(), node=self.scope.task.node, model=model, provider=provider)
-            return _Open(call, 0.0, marks, tools, bound, (prompt, params))
-        cap = output_cap(metadata, params) or self.scope.meter.caps.get(model or "")
+        scope = self.scope
+        claims = scope.claims(model=model)
+        tools: Sequence[object] = params.get("tools") or params.get("functions") or ()
+        prompt = Prompt.of(messages, tools, scope.meter.prompts.get(self._place(model)))
+        policies = any(top.meter.settings.policies for top in scope.tops())
+        if not claims and not policies:
+            return _Open(Call(id=new_id(), node=scope.task.node, model=model, provider=provider), prompt, params)
+        cap = output_cap(metadata, params) or scope.meter.caps.get(model or "")
         nanousd = 0
         if model is not None and any("usd" in claim.limits for claim in claims):
-            nanousd = self._worst_usd(model, provider, bound, cap or 0)
+            nanousd = self._worst_usd(model, provider, prompt.bound, cap or 0)
         call = Call(
             id=new_id(),
-            node=self.scope.task.node,
+            node=scope.task.node,
             model=model,
             provider=provider,
-            worst=Spend(nanousd=nanousd, input_tokens=bound, output_tokens=cap or 0, calls=1),
+            worst=Spend(nanousd=nanousd, input_tokens=prompt.bound, output_tokens=cap or 0, calls=1),
             capped=cap is not None and model is not None,
             claims=claims,
-            run=self.scope.tops()[-1].run or None,
-            thread=self.scope.task.thread,
-            task=self.scope.task.id,
-            attempt=self.scope.task.attempt,
+            run=scope.tops()[-1].run or None,
+            thread=scope.task.thread,
+            user=scope.task.user,
+            task=scope.task.id,
+            attempt=scope.task.attempt,
+            path=scope.path,
         )
-        self._ask_policies(call)
-        return _Open(call, 0.0, marks, tools, bound, (prompt, params))
+        if policies:
+            self._ask_policies(call)
+        return _Open(call, prompt, params)
 
-    @property
-    def _policies(self) -> bool:
-        return any(top.meter.settings.policies for top in self.scope.tops())
+    def _place(self, model: str | None) -> tuple[object, ...]:
+        scope = self.scope
+        return scope.task.thread or scope.run, scope.nodes, model
 
     def _ask_policies(self, call: Call) -> None:
         for top in self.scope.tops():
@@ -199,30 +215,11 @@ class Handler(BaseCallbackHandler):
             breach = Breach(budget=claim.budget, limit=claim.limits["usd"], kind="unpriced", note=_ADD_PRICE)
             raise BudgetExceeded(self.scope.refuse(breach, call)) from None
 
-    def _input_bound(
-        self, model: str | None, prompt: Sequence[BaseMessage | str], marks: tuple[int, ...], tools: int
-    ) -> int:
-        """An upper bound of the prompt's tokens: what the last call said, plus the bytes added since."""
-        known = self.scope.meter.prompts.get((self.scope.task.thread or self.scope.run, self.scope.nodes, model))
-        if known is not None:
-            fingerprints, told, old_tools, answers = known
-            count = len(fingerprints)
-            if tools == old_tools and marks[:count] == fingerprints:
-                added = prompt[count:]
-                # The answer itself, whose tokens the last call told too, unless somebody edited it since.
-                if added and marks[count] in answers:
-                    return told + _ANSWER_FRAME + prompt_bytes(added[1:])
-                return told + prompt_bytes(added)
-        return tools + prompt_bytes(prompt)
-
     def _remember(self, opened: _Open, usage: Usage, response: LLMResult) -> None:
         if usage.estimated or not usage.input_tokens:
             return
         prompts = self.scope.meter.prompts
-        place = (self.scope.task.thread or self.scope.run, self.scope.nodes, opened.call.model)
-        choices = [choice for choices in response.generations for choice in choices]
-        messages = [message for choice in choices if (message := getattr(choice, "message", None)) is not None]
-        prompts[place] = (opened.prompt, usage.tokens, opened.tools, tuple(map(fingerprint, messages)))
+        prompts[self._place(opened.call.model)] = opened.prompt.answered(response, usage.tokens)
         while len(prompts) > _PROMPTS:
             prompts.popitem(last=False)
 
@@ -243,43 +240,44 @@ class Handler(BaseCallbackHandler):
                 opened.streamed_bytes += sum(len(repr(c)) for c in getattr(message, "tool_call_chunks", ()))
                 opened.streamed = Usage.from_message(message) or opened.streamed
 
-    def _end(self, response: LLMResult, *, run_id: UUID, **_: object) -> None:
+    def _llm_end(self, response: LLMResult, *, run_id: UUID, **_: object) -> None:
         """Replace the hold by what the call really used."""
         opened = self.open.pop(run_id, None)
         if opened is not None:
             self._settle(opened.call, self._ended(opened, response))
 
-    async def _aend(self, response: LLMResult, *, run_id: UUID, **_: object) -> None:
+    async def _allm_end(self, response: LLMResult, *, run_id: UUID, **_: object) -> None:
         """The same on an event loop."""
         opened = self.open.pop(run_id, None)
         if opened is not None:
             await self._asettle(opened.call, self._ended(opened, response))
 
-    on_llm_end = _Either(_end, _aend)
+    on_llm_end = Either(_llm_end, _allm_end)
 
     def _ended(self, opened: _Open, response: LLMResult) -> Charge | None:
         usage, model, provider = answer(response)
         if usage is None:
-            usage = Usage.estimate(opened.input_bound, max(opened.streamed_bytes, output_bytes(response)))
+            usage = Usage.estimate(opened.prompt.bound, max(opened.streamed_bytes, output_bytes(response)))
         if usage.cached_answer:
+            self._tell_cost(opened, None, 0)
             return None
         usage = _completed(usage, opened)
         self._remember(opened, usage, response)
         return self._charge(opened, usage, model, provider)
 
-    def _error(self, error: BaseException, *, run_id: UUID, **_: object) -> None:
+    def _llm_error(self, error: BaseException, *, run_id: UUID, **_: object) -> None:
         """Charge a call that failed or was cut off, unless it surely was not billed."""
         opened = self.open.pop(run_id, None)
         if opened is not None:
             self._settle(opened.call, self._failed(opened, error))
 
-    async def _aerror(self, error: BaseException, *, run_id: UUID, **_: object) -> None:
+    async def _allm_error(self, error: BaseException, *, run_id: UUID, **_: object) -> None:
         """The same on an event loop."""
         opened = self.open.pop(run_id, None)
         if opened is not None:
             await self._asettle(opened.call, self._failed(opened, error))
 
-    on_llm_error = _Either(_error, _aerror)
+    on_llm_error = Either(_llm_error, _allm_error)
 
     def _failed(self, opened: _Open, error: BaseException) -> Charge | None:
         if not opened.streamed_bytes and opened.streamed is None and surely_not_billed(error):
@@ -300,42 +298,52 @@ class Handler(BaseCallbackHandler):
 
     @property
     def scope(self) -> Scope:
-        """The scope of the attempt, made when it is first asked for."""
-        return self._visit.scope
+        """The scope of the attempt."""
+        raise NotImplementedError
 
     def begin(self) -> None:
         """Meter every model call made from here on in this context."""
         self._token = _active.set(self)
 
+    @property
+    def began(self) -> bool:
+        """Whether calls were metered."""
+        return self._token is not None
+
     def end(self) -> None:
         """Meter no more, and charge what the task still holds: its calls will never report back."""
-        for opened in self._left():
-            self.scope.settle(opened.call, self._cut_off(opened))
+        if self._token is not None:
+            _active.reset(self._token)
+        if self.open:
+            for opened in self._leftover():
+                self.scope.settle(opened.call, self._cut_off(opened))
 
     async def aend(self) -> None:
         """The same as `end`, on an event loop."""
-        for opened in self._left():
-            await self.scope.asettle(opened.call, self._cut_off(opened))
+        if self._token is not None:
+            _active.reset(self._token)
+        if self.open:
+            for opened in self._leftover():
+                await self.scope.asettle(opened.call, self._cut_off(opened))
 
-    def _left(self) -> list[_Open]:
-        _active.reset(self._token)
+    def _leftover(self) -> list[_Open]:
         return [opened for run_id in list(self.open) if (opened := self.open.pop(run_id, None)) is not None]
 
     def _cut_off(self, opened: _Open) -> Charge:
         if opened.streamed_bytes or opened.streamed is not None:
             told = opened.streamed
-            estimate = Usage.estimate(opened.input_bound, opened.streamed_bytes)
+            estimate = Usage.estimate(opened.prompt.bound, opened.streamed_bytes)
             whole = told is not None and told.input_tokens and told.output_tokens
             return self._charge(opened, cast("Usage", told) if whole else estimate, None, None)
         worst = opened.call.worst
-        usage = Usage.estimate(worst.input_tokens or opened.input_bound, worst.output_tokens)
+        usage = Usage.estimate(worst.input_tokens or opened.prompt.bound, worst.output_tokens)
         return self._charge(opened, usage, None, None, assumed=worst)
 
     def _charge(
         self, opened: _Open, usage: Usage, model: str | None, provider: str | None, *, assumed: Spend | None = None
     ) -> Charge:
         nanousd, priced = self._price(opened.call, usage, model, provider)
-        return Charge(
+        charge = Charge(
             id=opened.call.id,
             nanousd=max(nanousd, assumed.nanousd) if assumed else nanousd,
             input_tokens=usage.input_tokens,
@@ -348,6 +356,18 @@ class Handler(BaseCallbackHandler):
             waited=opened.waited,
             **self.scope.place_of(opened.call),
         )
+        if opened.traced is not None:
+            output, _ = self._price(opened.call, Usage(output_tokens=usage.output_tokens), model, provider)
+            self._tell_cost(opened, charge, output)
+        return charge
+
+    @staticmethod
+    def _tell_cost(opened: _Open, charge: Charge | None, output_nanousd: int) -> None:
+        if opened.traced is not None:
+            tracer, run_id = opened.traced
+            run = tracer.run_map.get(str(run_id))
+            if run is not None:
+                tell_cost(run, charge, output_nanousd)
 
     def _price(self, call: Call, usage: Usage, model: str | None, provider: str | None) -> tuple[int, bool]:
         prices = self.scope.meter.settings.prices
@@ -368,9 +388,7 @@ class _NotOurs(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         args = record.args
-        return not (
-            isinstance(args, tuple) and args and args[0] == Handler.__name__ and "BudgetExceeded" in str(args[-1])
-        )
+        return not (isinstance(args, tuple) and args and "BudgetExceeded" in str(args[-1]))
 
 
 logging.getLogger("langchain_core.callbacks.manager").addFilter(_NotOurs())
@@ -380,6 +398,36 @@ def current_scope() -> Scope | None:
     """The scope of the guarded task that this code runs in, or None."""
     handler = _active.get()
     return handler.scope if handler else None
+
+
+def is_metered() -> bool:
+    """Whether a handler is in force here, whose scope then may or may not have been made yet."""
+    return _active.get() is not None
+
+
+def _overtaken(handler: Handler) -> LangChainTracer | None:
+    """LangSmith's tracer among the handlers of the call that is starting; the meter hears of its end before it.
+
+    The tracer writes the run when the call ends, and what the call cost must be in that write. Only LangChain's
+    callback manager knows the list of handlers that will be told of the end, and it is found among the callers.
+    """
+    frame: FrameType | None = sys._getframe(2)  # noqa: SLF001 - CPython's documented way to the caller's caller
+    for _ in range(_DISPATCHERS):
+        manager = None if frame is None else frame.f_locals.get("self")
+        if isinstance(manager, BaseCallbackManager):
+            return _first(handler, manager.handlers)
+        frame = None if frame is None else frame.f_back
+    return None
+
+
+def _first(handler: Handler, handlers: list[BaseCallbackHandler]) -> LangChainTracer | None:
+    for at, other in enumerate(handlers):
+        if isinstance(other, LangChainTracer):
+            if handler in handlers[at:]:
+                handlers.remove(handler)
+                handlers.insert(at, handler)
+            return other
+    return None
 
 
 def _on_event_loop() -> bool:
@@ -394,9 +442,9 @@ def _completed(usage: Usage, opened: _Open) -> Usage:
     """The usage with what LangChain drops of Anthropic's streams, filled in from the request."""
     if usage.output_tokens and not usage.input_tokens and usage.reported_nanousd is None:
         # Input is counted in the stream's first event, and lost when the last one doesn't repeat it.
-        usage = replace(usage, input_tokens=opened.input_bound, estimated=True)
+        usage = replace(usage, input_tokens=opened.prompt.bound, estimated=True)
     split = usage.cache_write_5m_tokens + usage.cache_write_1h_tokens
-    if usage.cache_write_tokens > split and caches_an_hour(*opened.request):
+    if usage.cache_write_tokens > split and caches_an_hour(opened.prompt.messages, opened.params):
         # The stream's usage doesn't say for how long; the request asked for the dearer hour.
         usage = replace(usage, cache_write_1h_tokens=usage.cache_write_tokens - usage.cache_write_5m_tokens)
     return usage

@@ -6,7 +6,9 @@ each attempt of a graph task; scopes nest as graphs do, and a model call counts 
 
 from __future__ import annotations
 
+import itertools
 import logging
+import os
 import secrets
 import threading
 import weakref
@@ -14,9 +16,12 @@ from collections import OrderedDict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypedDict
 
-from graphguard.budget import Breach, Budget, Call, Claim, progress_text
+from graphguard.accounts import STEP, account_name, account_text, key_value, limit_key, window_of
+from graphguard.budget import Breach, Budget, Call, Claim, Limits, amount_text, progress_text
+from graphguard.left import Left
 from graphguard.spend import ZERO as _ZERO
 from graphguard.spend import Charge, Spend, usd_text
+from graphguard.traced import tell
 from graphguard.trip import Trip
 from graphguard.unfolded import Unfolded
 
@@ -26,6 +31,7 @@ if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
     from langgraph.types import Interrupt
 
+    from graphguard.answers import Known
     from graphguard.budget import Policy
     from graphguard.ledger.protocol import Ledger, Refusal
     from graphguard.prices import PriceBook
@@ -68,8 +74,10 @@ class _Place(TypedDict):
     node: str
     run: str | None
     thread: str | None
+    user: str | None
     task: str
     attempt: int
+    path: tuple[str, ...]
     scopes: tuple[str, ...]
 
 
@@ -81,14 +89,19 @@ class Meter:
         self.settings = settings
         self.caps = dict(caps)
         self.unfolded = Unfolded()
-        self.prompts: OrderedDict[tuple[object, ...], tuple[tuple[int, ...], int, int, tuple[int, ...]]] = OrderedDict()
+        self.prompts: OrderedDict[tuple[object, ...], Known] = OrderedDict()
         self.lock = threading.Lock()
         self.asked: OrderedDict[tuple[str, str], tuple[Interrupt, weakref.ref[object] | None]] = OrderedDict()
         self.warned: OrderedDict[tuple[object, ...], None] = OrderedDict()
         self.finished: OrderedDict[str, Scope] = OrderedDict()
-        self.narrowed = tuple(budget for budget in settings.budgets if budget.narrowed)
+        self.loops: weakref.WeakKeyDictionary[object, Left | None] = weakref.WeakKeyDictionary()
+        self.narrowed = tuple(budget for budget in settings.budgets if budget.narrowed and budget.in_state)
         self.budgets = {budget.key: budget for budget in settings.budgets}
         self.keys = frozenset(self.budgets)
+
+    def has_limit(self, key: str) -> bool:
+        """Whether a raised limit is one of this guard's; `key` as `Trip.limit_key`."""
+        return key in self.budgets or any(key.startswith(limit_key(budget, "")) for budget in self.budgets)
 
     def first_warning(self, what: tuple[object, ...]) -> bool:
         """Whether nobody warned of this before: two calls that settle together both see the share crossed."""
@@ -111,6 +124,24 @@ class Meter:
         else:  # the node's own code came before, this is one of its edges
             before.trip = scope.trip or before.trip
             before.new_limits |= scope.new_limits
+
+    def left_for(self, task: Task) -> Left | None:
+        """What earlier processes may have left for a task; None where its run began in this one."""
+        loop = task.loop
+        if loop is None or task.thread is None:
+            return None
+        with self.lock:
+            if loop not in self.loops:  # nobody saw it begin, so it went on from a checkpoint
+                self.loops[loop] = None if task.travels else Left(task.loaded)
+            left = self.loops[loop]
+        return left if left is not None and left.is_for(task) else None
+
+    def begins(self, task: Task) -> None:
+        """Note that a graph's run begins with this task, or, if the task ran before, begins again."""
+        if (loop := task.loop) is not None:
+            with self.lock:
+                again = task.went_on and not task.travels
+                self.loops[loop] = Left(task.checkpoint, from_input=True) if again else None
 
     def asked_first(self, task: Task, question: Interrupt) -> Interrupt:
         """The one question of all that tasks of one superstep want to ask, in this attempt to run it."""
@@ -143,6 +174,7 @@ class Scope:
 
     __slots__ = (
         "_claimed",
+        "_tops",
         "field",
         "meter",
         "new_limits",
@@ -173,6 +205,7 @@ class Scope:
         self.raised = _limits(self.field)
         self.new_limits: dict[str, dict[str, int]] = {}
         self._claimed: dict[str, Claim] = {}
+        self._tops: list[Scope] | None = [self] if parent is None else None
         if parent is not None and self.raised and (top := self.top) is not self:
             for key, limits in self.raised.items():
                 top.raise_limits(key, limits)
@@ -195,9 +228,9 @@ class Scope:
 
     def tops(self) -> list[Scope]:
         """The outermost scope of each guard around the task, innermost guard first."""
-        if self.parent is None:
-            return [self]
-        return list({id(scope.meter): scope for scope in self.chain}.values())
+        if self._tops is None:
+            self._tops = list({id(scope.meter): scope for scope in self.chain}.values())
+        return self._tops
 
     @property
     def nodes(self) -> tuple[str, ...]:
@@ -205,6 +238,14 @@ class Scope:
         if self.parent is None:
             return (self.task.node,)
         return tuple(scope.task.node for scope in self.chain)
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        """Places of the task and of those around it, innermost first; one for each superstep."""
+        if self.parent is None:
+            return (self.task.place,)
+        of_superstep = {scope.task.checkpoint: scope.task.place for scope in reversed([*self.chain])}
+        return tuple(reversed(of_superstep.values()))
 
     def stop_outer(self, trip: Trip) -> None:
         """Tell the tasks around this one, under the same guard, that the run is over."""
@@ -240,28 +281,74 @@ class Scope:
 
     def _claim(self, budget: Budget) -> Claim:
         # Read once: the state is what it was when the task began, and only raised limits change it.
-        claim = self._claimed.get(budget.key)
+        window = "" if budget.every is None else window_of(budget.every, self.meter.settings.ledger.now())
+        key = limit_key(budget.key, window) if window else budget.key
+        claim = self._claimed.get(key)
         if claim is None:
-            claim = self._claimed[budget.key] = self._new_claim(budget)
+            claim = self._claimed[key] = self._new_claim(budget, window)
         return claim
 
-    def _new_claim(self, budget: Budget) -> Claim:
+    def _new_claim(self, budget: Budget, window: str) -> Claim:
+        if not budget.in_state:
+            account = self._account(budget, window)
+            return Claim(budget=budget.key, scope=account, limits=self._limits_of(budget, account))
         run = self.field.get("run") if budget.per == "run" else None
         place = self.field if budget.per != "run" else (run if isinstance(run, dict) else {})
         if budget.narrowed:
             by = place.get("by")
             place = (by.get(budget.key) if isinstance(by, dict) else None) or {}
         told = Spend.of(place)
-        limits = budget.limits
-        if raised := self.raised.get(budget.key):
-            limits = {**limits, **{m: v for m, v in raised.items() if m in limits}}
+        limits = self._limits_of(budget)
         suffix = f"|{budget.key}" if budget.narrowed else ""
+        saved = self._saved(budget)
         if budget.per == "thread":
-            scope = f"thread:{self.task.thread or self.run}{suffix}"
-            return Claim(budget=budget.key, scope=scope, limits=limits, floor=told)
-        scope = f"step:{self.task.checkpoint}|{self.task.graph_ns}{suffix}"
+            return Claim(budget=budget.key, scope=self._account(budget), limits=limits, floor=told + saved)
+        scope = f"{STEP}{self.task.checkpoint}|{self.task.graph_ns}{suffix}"
         adopted = self.meter.unfolded.adopted(self.task, budget.key if budget.narrowed else None)
-        return Claim(budget=budget.key, scope=scope, limits=limits, base=told + adopted)
+        return Claim(budget=budget.key, scope=scope, limits=limits, base=told + adopted, floor=saved)
+
+    def _saved(self, budget: Budget) -> Spend:
+        """What tasks of this superstep that won't run again have spent, as their writes tell, not yet in the state."""
+        total = _ZERO
+        for told in self.task.saved("spend"):
+            by = told.get("run_by" if budget.per == "run" else "by") if budget.narrowed else None
+            total += Spend.of((by.get(budget.key) if isinstance(by, dict) else {}) if budget.narrowed else told)
+        return total
+
+    def _account(self, budget: Budget, window: str = "") -> str:
+        task = self.task
+        if budget.per == "thread":
+            value = task.thread or self.run
+        else:
+            value = key_value(budget.per, task.configurable, task.context)
+        return account_name(budget.per, value, window=window, budget=budget.key if budget.narrowed else "")
+
+    def _limits_of(self, budget: Budget, account: str | None = None) -> Limits:
+        """The limits in force for a task of the outermost graph, and for all that runs inside it."""
+        limits = budget.limits
+        if raised := self.raised.get(limit_key(budget.key, account)):
+            limits = {**limits, **{m: v for m, v in raised.items() if m in limits}}
+        if budget.kept and self.task.node != self.meter.settings.to:
+            limits = {m: v - budget.kept.get(m, 0) for m, v in limits.items()}
+        return limits
+
+    def recover(self) -> None:
+        """Take over from the ledger what attempts that this process doesn't know of have spent here."""
+        left, ledger = self.meter.left_for(self.task), self.meter.settings.ledger
+        if left is not None:
+            if left.charges is None:
+                where = left.where(self.task, self.tops()[-1].run)
+                left.read(ledger.charges(**where), ledger.open_holds(), **where)
+            left.fold_into(self.meter.unfolded, self.task, self.run, self.meter.narrowed)
+
+    async def arecover(self) -> None:
+        """The same as `recover`, on an event loop."""
+        left, ledger = self.meter.left_for(self.task), self.meter.settings.ledger
+        if left is not None:
+            if left.charges is None:
+                where = left.where(self.task, self.tops()[-1].run)
+                left.read(await ledger.acharges(**where), await ledger.aopen_holds(), **where)
+            left.fold_into(self.meter.unfolded, self.task, self.run, self.meter.narrowed)
 
     def breach(self) -> Breach | None:
         """Why not even the smallest call fits into this guard's budgets any more, or None.
@@ -288,6 +375,8 @@ class Scope:
         tops = self.tops()
         top = owner or next((t for t in tops if breach.budget in t.meter.budgets), tops[-1])
         trip = top.tripped(breach, node=self.task.node, model=call.model, capped=call.capped)
+        if top is not self:
+            tell(self.task.config, trip)
         for scope in self.chain:
             if scope.meter is top.meter:
                 scope.refusal = trip
@@ -295,10 +384,16 @@ class Scope:
 
     def tripped(self, breach: Breach, *, node: str, model: str | None = None, capped: bool = True) -> Trip:
         """The trip that a breach leads to at this task."""
-        settings = self.meter.settings
+        settings, top = self.meter.settings, self.top
         mode = f"to:{settings.to}" if settings.to else settings.on_trip
-        return Trip.from_breach(
-            breach,
+        budget = self.meter.budgets.get(breach.budget)
+        kept = 0
+        if budget is not None and breach.kind in {"spent", "held"} and top.task.node != settings.to:
+            kept = budget.kept.get(breach.metric, 0)
+        trip = Trip.from_breach(
+            replace(breach, note=f"{amount_text(breach.metric, kept)} kept for {settings.to!r}") if kept else breach,
+            account=None if budget is None or budget.in_state else breach.account or top._claim(budget).scope,  # noqa: SLF001 - another scope of the same class
+            kept=kept,
             node=node,
             model=model,
             capped=capped,
@@ -307,6 +402,8 @@ class Scope:
             at=self.task.checkpoint,
             pushed=self.task.pushed,
         )
+        tell(self.task.config, trip)
+        return trip
 
     def place_of(self, call: Call) -> _Place:
         """Where a charge for the call belongs, as fields of `Charge`."""
@@ -316,8 +413,10 @@ class Scope:
             "node": task.node,
             "run": self.tops()[-1].run or None,
             "thread": task.thread,
+            "user": task.user,
             "task": task.id,
             "attempt": task.attempt,
+            "path": self.path,
             "scopes": scopes,
         }
 
@@ -349,19 +448,29 @@ class Scope:
 
     def note(self, spend: Spend, model: str | None) -> None:
         """Remember an amount for the state fields of this task and of those around it."""
+        if self.parent is None and not self.meter.narrowed:
+            self.meter.unfolded.add(self.task, self.run, spend, {})
+            return
         names = self.nodes
+        told: list[tuple[Meter, str]] = []  # a task that another one of its superstep started tells for both
         for depth, scope in enumerate(self.chain, 1):
             by = {
                 budget.key: spend
                 for budget in scope.meter.narrowed
                 if any(budget.covers(node=name, model=model) for name in names[:depth])
             }
-            scope.meter.unfolded.add(scope.task, scope.run, spend, by)
+            if (state := (scope.meter, scope.task.checkpoint)) not in told:
+                scope.meter.unfolded.add(scope.task, scope.run, spend, by)
+                told.append(state)
 
     def _warn(self, claim: Claim, spent: Spend, added: Spend) -> None:
         top = next(t for t in self.tops() if claim.budget in t.meter.budgets)
         budget = top.meter.budgets[claim.budget]
+        if not budget.warn_at:
+            return
         for metric, limit in claim.limits.items():
+            if spent.amount(metric) < budget.warn_at[0] * limit:
+                continue
             now, before = spent.amount(metric), spent.amount(metric) - added.amount(metric)
             crossed = [share for share in budget.warn_at if before < share * limit <= now]
             if crossed and top.meter.first_warning((claim.scope, claim.budget, metric, limit, crossed[-1])):
@@ -379,11 +488,15 @@ class Scope:
         }
         for name, value in (("spent", spent), ("limit", limit), ("remaining", max(limit - spent, 0))):
             event[f"{name}_usd" if metric == "usd" else name] = usd_text(value) if metric == "usd" else value
+        whose = "" if self.meter.budgets[claim.budget].in_state else claim.scope
+        if whose:
+            event["account"] = whose
         self.task.emit(event)
         logger.warning(
-            "budget %s: %s spent (%d %%) at node %r",
+            "budget %s: %s spent%s (%d %%) at node %r",
             claim.budget,
             progress_text(metric, spent, limit),
+            f" by {account_text(whose)}" if whose else "",
             round(100 * spent / limit),
             self.task.node,
         )
@@ -443,4 +556,17 @@ def limits_from_state(limits: Mapping[str, object]) -> dict[str, int]:
 
 def new_id() -> str:
     """An id for one attempt, minted before anything is sent."""
-    return secrets.token_hex(16)
+    return f"{_process}{next(_counter):016x}"
+
+
+def _new_process() -> None:
+    # Random once for each process, not for each id: the system takes longer than the rest of a call's hold.
+    global _process  # noqa: PLW0603 - a fork begins a process without loading this module again
+    _process = secrets.token_hex(8)
+
+
+_process = ""
+_counter = itertools.count()
+_new_process()
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no forks
+    os.register_at_fork(after_in_child=_new_process)

@@ -6,6 +6,8 @@ string, so that people can read and edit it.
 
 from __future__ import annotations
 
+import functools
+import operator
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -13,9 +15,9 @@ from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
-__all__ = ["METRICS", "NANO", "ZERO", "Charge", "Spend", "add_spend", "to_usd", "usd_text"]
+__all__ = ["METRICS", "NANO", "ZERO", "Charge", "Spend", "add_spend", "amount_of", "to_usd", "usd_text"]
 
 NANO: Final = 1_000_000_000
 """Nano-USD in a USD."""
@@ -24,6 +26,9 @@ METRICS: Final = ("usd", "tokens", "input_tokens", "output_tokens", "calls")
 """What a budget can limit; `usd` is counted in nano-USD, the others in ones."""
 
 _COUNTS: Final = ("input_tokens", "output_tokens", "calls", "estimated", "unpriced")
+_RAISED: Final = 12  # raised limits of single accounts remembered, the latest ones
+_AMOUNTS: Final = frozenset({"usd", *_COUNTS})
+_RARE: Final = frozenset({"by", "run_by", "limits", "run_limits"})
 _SEEN: Final = 12  # tasks of cached nodes remembered per run; keeps the field's size constant
 
 
@@ -67,8 +72,10 @@ class Charge:
         node: The innermost graph node it ran in.
         run: Id of the run, from one input to its end.
         thread: The thread's id, or None.
+        user: The server's authenticated user, else `configurable["user_id"]`, else None.
         task: LangGraph's id of the task. Shared by all attempts of the task, so never a key.
         attempt: LangGraph's count of attempts, from 1.
+        path: Where it was made: its task and the tasks around that, innermost first (`Task.place`).
         scopes: The ledger accounts it counts in.
         time: When it was settled, in seconds since the epoch.
         waited: Seconds the call waited for room.
@@ -87,8 +94,10 @@ class Charge:
     node: str | None = None
     run: str | None = None
     thread: str | None = None
+    user: str | None = None
     task: str | None = None
     attempt: int = 1
+    path: tuple[str, ...] = ()
     scopes: tuple[str, ...] = ()
     time: float = field(default_factory=time.time)
     waited: float = 0.0
@@ -207,9 +216,7 @@ class Spend:
 
     def amount(self, metric: str) -> int:
         """The amount of one of `METRICS`; `usd` in nano-USD."""
-        if metric == "usd":
-            return self.nanousd
-        return self.tokens if metric == "tokens" else int(getattr(self, metric))
+        return amount_of[metric](self)
 
     def to_state(self) -> dict[str, object]:
         """The plain JSON form that the state field uses; zero counts of oddities are left out.
@@ -219,6 +226,12 @@ class Spend:
         """
         return _state_form([self.nanousd, *(getattr(self, key) for key in _COUNTS)])
 
+
+amount_of: Final[Mapping[str, Callable[[Spend], int]]] = {
+    "usd": operator.attrgetter("nanousd"),
+    **{metric: operator.attrgetter(metric) for metric in METRICS if metric != "usd"},
+}
+"""What reads the amount of each of `METRICS` from a sum."""
 
 ZERO: Final = Spend()
 """Nothing spent; adding it costs nothing."""
@@ -255,14 +268,15 @@ def add_spend(old: dict[str, object], new: dict[str, object]) -> dict[str, objec
         if once.get("run") != run.get("id") or str(once.get("task")) in seen:
             return result
         run["seen"] = [*seen, str(once.get("task"))][-_SEEN:]
-    if any(key in new for key in ("usd", *_COUNTS)):
+    if not _AMOUNTS.isdisjoint(new):
         amount = _amounts(new)
         result |= _state_form([a + b for a, b in zip(_amounts(old), amount, strict=True)])
         run |= _state_form([a + b for a, b in zip(_amounts(run), amount, strict=True)])
-    _add_each(result, _mapping(new, "by"))
-    _add_each(run, _mapping(new, "run_by"))
-    _raise_each(result, _mapping(new, "limits"))
-    _raise_each(run, _mapping(new, "run_limits"))
+    if not _RARE.isdisjoint(new):
+        _add_each(result, _mapping(new, "by"))
+        _add_each(run, _mapping(new, "run_by"))
+        _raise_each(result, _mapping(new, "limits"))
+        _raise_each(run, _mapping(new, "run_limits"))
     if new.get("parallel"):
         result["parallel"] = True
     if run:
@@ -280,7 +294,11 @@ def _add_each(target: dict[str, object], by: Mapping[str, object]) -> None:
 def _raise_each(target: dict[str, object], limits: Mapping[str, object]) -> None:
     if limits:
         old = _mapping(target, "limits")
-        target["limits"] = {**old, **{key: _highest(_mapping(old, key), _mapping(limits, key)) for key in limits}}
+        raised = {key: value for key, value in old.items() if key not in limits}
+        raised |= {key: _highest(_mapping(old, key), _mapping(limits, key)) for key in limits}
+        # Of budgets with an account each user and each day has limits of its own; the field's size stays constant.
+        of_accounts = [key for key in raised if "|" in key]
+        target["limits"] = {key: value for key, value in raised.items() if key not in of_accounts[:-_RAISED]}
 
 
 def _highest(old: Mapping[str, object], new: Mapping[str, object]) -> dict[str, object]:
@@ -290,13 +308,27 @@ def _highest(old: Mapping[str, object], new: Mapping[str, object]) -> dict[str, 
 
 def _amounts(data: Mapping[str, object]) -> list[int]:
     """The amounts in a field: nano-USD, then `_COUNTS`."""
-    return [_nanousd(data.get("usd", 0)), *(_count(data, key) for key in _COUNTS)]
+    counts = [data.get(key, 0) for key in _COUNTS]
+    for key, value in zip(_COUNTS, counts, strict=True):
+        if type(value) is not int:
+            msg = f"{key!r} in the state field 'spend' must be a whole number, got {value!r}"
+            raise ValueError(msg)
+    return [_nanousd(data.get("usd", 0)), *counts]  # type: ignore[list-item] # each was looked at
 
 
 def _state_form(amounts: list[int]) -> dict[str, object]:
     """The opposite of `_amounts`; zero counts of oddities are left out."""
-    data: dict[str, object] = {"usd": usd_text(amounts[0])}
-    data |= {key: value for key, value in zip(_COUNTS, amounts[1:], strict=True) if value or key in _COUNTS[:3]}
+    nanousd, sent, received, calls, estimated, unpriced = amounts
+    data: dict[str, object] = {
+        "usd": usd_text(nanousd),
+        "input_tokens": sent,
+        "output_tokens": received,
+        "calls": calls,
+    }
+    if estimated:
+        data["estimated"] = estimated
+    if unpriced:
+        data["unpriced"] = unpriced
     return data
 
 
@@ -326,23 +358,21 @@ def _sequence(data: Mapping[str, object], key: str) -> list[object]:
     return list(value) if isinstance(value, (list, tuple)) else []
 
 
-def _count(data: Mapping[str, object], key: str) -> int:
-    value = data.get(key, 0)
-    if type(value) is int:
-        return value
-    if isinstance(value, bool) or not isinstance(value, int):
-        msg = f"{key!r} in the state field 'spend' must be a whole number, got {value!r}"
-        raise ValueError(msg)  # noqa: TRY004 - see add_spend
-    return value
-
-
 def _nanousd(value: object) -> int:
-    whole, _, rest = value.partition(".") if type(value) is str else ("", "", "")
+    if type(value) is str:
+        return _nanousd_of(value)
+    return _nanousd_of(str(value))
+
+
+@functools.lru_cache(maxsize=1024)
+def _nanousd_of(text: str) -> int:
+    # Kept, as the same amount is read by the task that it is told to, and by the reducer, for thread and run.
+    whole, _, rest = text.partition(".")
     if whole.isdecimal() and whole.isascii() and (not rest or (rest.isdecimal() and rest.isascii())):
         return int(whole) * NANO + int(rest[:9].ljust(9, "0"))  # as usd_text() writes it
     try:
-        amount = Decimal(str(value)).scaleb(9)
+        amount = Decimal(text).scaleb(9)
         return int(amount)
     except (InvalidOperation, ValueError, OverflowError):
-        msg = f"'usd' in the state field 'spend' must be a decimal number of USD, got {value!r}"
+        msg = f"'usd' in the state field 'spend' must be a decimal number of USD, got {text!r}"
         raise ValueError(msg) from None

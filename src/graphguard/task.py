@@ -7,6 +7,7 @@ runs from. Each use has a test of the upstream fact it relies on.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Final, cast
@@ -15,10 +16,11 @@ from langgraph._internal import _constants as keys
 from langgraph.errors import GraphInterrupt
 from langgraph.types import Interrupt
 
+from graphguard.accounts import limit_key
 from graphguard.scope import new_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from langchain_core.runnables import RunnableConfig
     from langgraph._internal._scratchpad import PregelScratchpad
@@ -56,7 +58,9 @@ class Question:
 def _is_raised(asked: object, limits: Mapping[str, Mapping[str, object]]) -> bool:
     """Whether the limit that a question was about has been raised since, both in the state's form."""
     trip = cast("Mapping[str, object]", asked)
-    raised = limits.get(str(trip["budget"]), {}).get(str(trip["metric"]))
+    account = trip.get("account")
+    key = limit_key(str(trip["budget"]), None if account is None else str(account))
+    raised = limits.get(key, {}).get(str(trip["metric"]))
     return raised is not None and Decimal(str(raised)) > Decimal(str(trip["limit"]))
 
 
@@ -126,6 +130,26 @@ class Task:
         )
 
     @property
+    def user(self) -> str | None:
+        """Who the run is for: the server's authenticated user, else `configurable["user_id"]`, else None."""
+        conf = self.config.get(keys.CONF, {})
+        user = conf.get("user_id")
+        if (known := conf.get("langgraph_auth_user")) is not None:
+            identity = known.get("identity") if isinstance(known, Mapping) else getattr(known, "identity", None)
+            user = user if identity is None else identity
+        return None if user is None else str(user)
+
+    @property
+    def configurable(self) -> Mapping[str, object]:
+        """What whoever started the run put into `config["configurable"]`, beside LangGraph's own."""
+        return self.config.get(keys.CONF, {})
+
+    @property
+    def context(self) -> object:
+        """The run's context, or None."""
+        return getattr(self.config.get(keys.CONF, {}).get(keys.CONFIG_KEY_RUNTIME), "context", None)
+
+    @property
     def has_checkpointer(self) -> bool:
         """Whether the run can be resumed."""
         return bool(self.config[keys.CONF].get(keys.CONFIG_KEY_CHECKPOINTER))
@@ -138,6 +162,11 @@ class Task:
     def read_state(self, channel: str) -> object:
         """Any state field as the superstep began with it."""
         return self.config[keys.CONF][keys.CONFIG_KEY_READ](channel, _AS_IT_BEGAN)
+
+    def channel(self, name: str) -> object:
+        """What keeps a state field of the task's graph; None if there is no such field."""
+        read = self.config.get(keys.CONF, {}).get(keys.CONFIG_KEY_READ)
+        return next((part[name] for part in getattr(read, "args", ()) if isinstance(part, dict) and name in part), None)
 
     @property
     def writes(self) -> deque[tuple[str, object]]:
@@ -194,8 +223,12 @@ class Task:
 
     @property
     def _call(self) -> object:
-        """LangGraph's function that runs this task, with what it is bound to."""
-        call: object = self.config[keys.CONF].get(keys.CONFIG_KEY_CALL)
+        return self._call_in(self.config)
+
+    @staticmethod
+    def _call_in(config: RunnableConfig) -> object:
+        """LangGraph's function that runs a task, with what it is bound to."""
+        call: object = config.get(keys.CONF, {}).get(keys.CONFIG_KEY_CALL)
         for cell in getattr(call, "__closure__", None) or ():  # wrapped for nodes with a timeout
             call = cell.cell_contents if getattr(cell.cell_contents, "args", None) else call
         return call
@@ -207,11 +240,59 @@ class Task:
         return futures() if futures is not None else None
 
     @property
+    def place(self) -> str:
+        """Which run of the task it is, in all runs of all graphs: the checkpoint, the graph's namespace, the id."""
+        return f"{self.checkpoint}|{self.graph_ns}|{self.id}"
+
+    @staticmethod
+    def parts_of(place: str) -> tuple[str, str, str]:
+        """The parts of a `place`.
+
+        >>> Task.parts_of("1ef0|outer:a|inner:b|77")
+        ('1ef0', 'outer:a|inner:b', '77')
+        """
+        checkpoint, _, rest = place.partition("|")
+        graph_ns, _, id_ = rest.rpartition("|")
+        return checkpoint, graph_ns, id_
+
+    @property
+    def loop(self) -> object:
+        """LangGraph's loop that runs the task; None if somebody called the node by hand."""
+        return self._loop_in(self.config)
+
+    @property
+    def went_on(self) -> bool:
+        """Whether the loop began with the task's superstep, so that the task may have run before."""
+        loop = self.loop
+        limit = getattr(loop, "config", {}).get("recursion_limit")
+        # A loop that begins with an input takes a step for that before any task runs.
+        return limit is not None and getattr(loop, "stop", 0) - getattr(loop, "step", 0) > limit
+
+    @property
+    def loaded(self) -> str:
+        """Id of the checkpoint that the loop went on from, for a task of the first superstep that runs any."""
+        # A superstep whose tasks had all finished is only written down, which makes the next checkpoint.
+        before = getattr(self.loop, "prev_checkpoint_config", None) or {}
+        id_ = before.get(keys.CONF, {}).get(keys.CONFIG_KEY_CHECKPOINT_ID)
+        return self.checkpoint if self.went_on or not id_ else str(id_)
+
+    @property
+    def travels(self) -> bool:
+        """Whether the run goes on from an earlier checkpoint, on a line of its own."""
+        loop = self.loop
+        asked_for = getattr(loop, "config", {}).get(keys.CONF, {}).get(keys.CONFIG_KEY_CHECKPOINT_ID)
+        return bool(getattr(loop, "is_replaying", asked_for))
+
+    @classmethod
+    def _loop_in(cls, config: RunnableConfig) -> object:
+        """LangGraph's loop that runs a task's superstep; None if there is none."""
+        # What starts further tasks for a task is bound to it.
+        return getattr(getattr(cls._call_in(config), "keywords", {}).get("schedule_task"), "__self__", None)
+
+    @property
     def accompanied(self) -> bool:
         """Whether another node's task runs in the same superstep."""
-        # What starts further tasks for a task is bound to the loop, which knows all tasks of its superstep.
-        loop = getattr(getattr(self._call, "keywords", {}).get("schedule_task"), "__self__", None)
-        tasks = list(getattr(loop, "tasks", {}).values())
+        tasks = list(getattr(self._loop_in(self.config), "tasks", {}).values())
         # A function called as a task of its own has the path of its caller in its path.
         return any(task.name != self.node and not isinstance(task.path[1], tuple) for task in tasks)
 
@@ -226,6 +307,11 @@ class Task:
         """Whether nothing was written in this superstep yet: then nobody asked or answered anything here."""
         pad = config.get(keys.CONF, {}).get(keys.CONFIG_KEY_SCRATCHPAD)
         return pad is None or not (pad.resume or cls._pending(pad))
+
+    @classmethod
+    def began_in(cls, config: RunnableConfig, loops: Mapping[object, object]) -> bool:
+        """Whether the run of the task of a config is known to have begun in this process."""
+        return loops.get(cls._loop_in(config), loops) is None
 
     @staticmethod
     def id_in(config: RunnableConfig) -> str:
@@ -295,6 +381,12 @@ class Task:
             elif channel == "spend" and isinstance(value, dict):
                 found += [value[name] for name in ("limits", "run_limits") if name in value]
         return found
+
+    def saved(self, channel: str) -> list[Mapping[str, object]]:
+        """What finished tasks of this superstep wrote to one of graphguard's state fields before it was interrupted."""
+        pad = self.config.get(keys.CONF, {}).get(keys.CONFIG_KEY_SCRATCHPAD)
+        pending = self._pending(pad) if pad is not None else []
+        return [value for _, name, value in pending if name == channel and isinstance(value, dict)]
 
     @staticmethod
     def _pending(pad: PregelScratchpad) -> list[tuple[str, str, object]]:
@@ -422,7 +514,16 @@ class Task:
 
     def forget_cache(self) -> None:
         """Keep this task's result out of the node cache: a stop must not be replayed as an answer."""
+        if self.is_cached:
+            object.__setattr__(self._running, "cache_key", None)
+
+    @property
+    def is_cached(self) -> bool:
+        """Whether this task's writes are kept in a cache, to be given out later without running it."""
+        return getattr(self._running, "cache_key", None) is not None
+
+    @property
+    def _running(self) -> object:
+        """What LangGraph runs, of which the config is made; None if unknown."""
         args = getattr(self._call, "args", None)
-        task = args[0]() if args else None
-        if task is not None and getattr(task, "cache_key", None) is not None:
-            object.__setattr__(task, "cache_key", None)
+        return args[0]() if args else None

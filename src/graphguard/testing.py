@@ -22,7 +22,7 @@ import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from graphguard.budget import Call, Claim
 from graphguard.errors import HoldMismatch
@@ -123,6 +123,13 @@ class LedgerConformance:
         """It has all methods of the protocol."""
         with opened(opening) as ledger:
             assert isinstance(ledger, Ledger)
+
+    def test_tells_the_time_by_its_clock(self, opening: Opening) -> None:
+        """Windows of budgets follow the ledger's clock, so it tells that one's time."""
+        clock = Clock()
+        with opened(opening, clock=clock) as ledger:
+            clock.now += 86_400
+            assert ledger.now() == clock()
 
     def test_hold_counts_as_spent(self, opening: Opening) -> None:
         """What is held is not there for anybody else, and the refusal tells all amounts."""
@@ -382,17 +389,19 @@ class LedgerConformance:
             assert ledger.open_holds() == ()
 
     def test_totals_by_what_a_charge_says(self, opening: Opening) -> None:
-        """Charges can be summed and listed by thread, run, node, model, task and account."""
+        """Charges can be narrowed by thread, run, node, model, task, user and account; None is for those without."""
         told = (
             Charge(id="a", nanousd=1, thread="t1", run="r1", node="plan", model="m", task="k1", scopes=("s",), time=1),
             Charge(id="b", nanousd=2, thread="t1", run="r2", node="act", model="m", task="k2", scopes=("s",), time=2),
-            Charge(id="c", nanousd=4, thread="t2", run="r3", node="act", model="n", scopes=("o", "p"), time=3),
+            Charge(
+                id="c", nanousd=4, thread="t2", run="r3", node="act", model="n", user="u", scopes=("o", "p"), time=3
+            ),
         )
         with opened(opening) as ledger:
             for one in told:
                 ledger.settle(one.id, one)
 
-            def sum_of(**where: str | None) -> int:
+            def sum_of(**where: Any) -> int:  # noqa: ANN401 - or mypy takes `since` for a text
                 assert Spend.total(ledger.charges(**where)) == ledger.total(**where)
                 return ledger.total(**where).nanousd
 
@@ -401,15 +410,80 @@ class LedgerConformance:
             assert [sum_of(thread="t1"), sum_of(run="r2"), sum_of(node="act"), sum_of(model="m")] == [3, 2, 6, 3]
             assert [sum_of(task="k2"), sum_of(scope="s"), sum_of(scope="p"), sum_of(scope="-")] == [2, 3, 4, 0]
             assert sum_of(node="act", thread="t1") == sum_of(scope="s", run="r2") == 2
+            assert [sum_of(user="u"), sum_of(user=None), sum_of(task=None), sum_of(user="u", thread="t1")] == [
+                4,
+                3,
+                4,
+                0,
+            ]
+
+    def test_totals_by_time(self, opening: Opening) -> None:
+        """`since` is the first moment that counts, `until` the first that does not; `last` are the latest."""
+        with opened(opening) as ledger:
+            for time in (3, 1, 2):  # settled in another order
+                charged = Charge(
+                    id=str(time), nanousd=time, scopes=("s",), time=time, thread="odd" if time % 2 else None
+                )
+                ledger.settle(str(time), charged)
+
+            def found(**which: Any) -> str:  # noqa: ANN401 - several kinds of words
+                return "".join(one.id for one in ledger.charges(**which))
+
+            assert found() == "123"
+            assert [found(since=2), found(until=2), found(since=1.5, until=2.5)] == ["23", "1", "2"]
+            assert [found(last=2), found(last=9), found(last=0), found(last=1, until=3)] == ["23", "123", "", "2"]
+            assert found(since=2, thread="odd") == "3"
+            assert [ledger.total(since=2).nanousd, ledger.total(until=2, scope="s").nanousd] == [5, 1]
+            assert ledger.total(since=2, thread="odd").nanousd == 3
+
+    def test_sums_by_something(self, opening: Opening) -> None:
+        """`totals` gives the same sums side by side, the most expensive first, and days in their order."""
+        day = 86_400
+        told = (
+            Charge(id="a", nanousd=1, model="m", user="u", scopes=("s", "step:1|"), time=day - 1),
+            Charge(id="b", nanousd=5, model="n", scopes=("s", "t"), time=day),
+            Charge(id="c", nanousd=2, model="m", user="u", time=3 * day, estimated=True),
+        )
+        with opened(opening) as ledger:
+            for one in told:
+                ledger.settle(one.id, one)
+
+            def sums(by: str, **which: Any) -> list[tuple[str | None, int]]:  # noqa: ANN401 - several kinds of words
+                return [(name, spend.nanousd) for name, spend in ledger.totals(by, **which).items()]
+
+            assert sums("model") == [("n", 5), ("m", 3)]
+            assert ledger.totals("model")["m"] == ledger.total(model="m") == told[0].spend + told[2].spend
+            assert sums("user") == [(None, 5), ("u", 3)]
+            assert sums("day") == [("1970-01-01", 1), ("1970-01-02", 5), ("1970-01-04", 2)]
+            assert sums("scope") == sums("scope", since=0) == [("s", 6), ("t", 5)]
+            assert sums("scope", user="u") == [("s", 1)]
+            assert sums("model", since=day, until=2 * day) == [("n", 5)]
+            assert sums("thread", model="none") == []
+            try:
+                ledger.totals("colour")
+            except ValueError as error:
+                assert "'colour'" in str(error)
+            else:
+                raise AssertionError
+
+    def test_open_hold_tells_its_age(self, opening: Opening) -> None:
+        """An open hold says when it was made, and a renewed lease doesn't change that."""
+        clock = Clock()
+        with opened(opening, clock=clock) as ledger:
+            made = clock()
+            ledger.hold(call("a", 1))
+            clock.now += 30
+            ledger.renew(["a"])
+            assert [(hold.time, hold.expires) for hold in ledger.open_holds()] == [(made, made + 90)]
 
     def test_unknown_question_about_charges(self, opening: Opening) -> None:
         """A word that charges can't be narrowed by is a TypeError, as any unknown keyword."""
         with opened(opening) as ledger:
             for question in (ledger.charges, ledger.total):
                 try:
-                    question(user="u")
+                    question(tenant="u")
                 except TypeError as error:
-                    assert "user" in str(error)
+                    assert "tenant" in str(error)
                 else:
                     raise AssertionError
 
@@ -429,6 +503,7 @@ class LedgerConformance:
             worst=Spend(nanousd=1, input_tokens=2, output_tokens=3, calls=1),
             capped=False,
             claims=(mine,),
+            user="zoë@example.com",
         )
         told = Charge(
             id="ü",
@@ -442,6 +517,7 @@ class LedgerConformance:
             node="plan",
             run="r",
             thread="Zoë’s",
+            user="zoë@example.com",
             task="t",
             attempt=3,
             scopes=(mine.scope, "other"),
@@ -616,6 +692,7 @@ class LedgerConformance:
             assert await ledger.asettle("a", mine) is mine
             assert await ledger.acharges(scope="s") == ledger.charges() == (mine,)
             assert await ledger.atotal() == ledger.total(scope="s")
+            assert await ledger.atotals("scope", since=0) == ledger.totals("scope")
             await ledger.ahold(call("c", 6))
             await ledger.arelease("c")
             await ledger.ahold(call("d", 6))

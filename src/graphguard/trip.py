@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from decimal import Decimal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from graphguard.accounts import account_text, limit_key
 from graphguard.budget import Breach, amount_text, progress_text
 from graphguard.spend import to_usd, usd_text
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = ["Trip", "merge_trip"]
+
+_AMOUNTS: Final = ("limit", "spent", "held", "needed", "kept")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +41,9 @@ class Trip:
         answer: None while unanswered, `"raised"` or `"stopped"` after.
         waiting: Gate nodes that wait for the answer.
         pushed: True when a `Send` started the refused task, whose payload nobody kept.
+        account: The ledger account of a budget per key or with a window, such as `user_id:ada|2026-11-20`;
+            None for others. A raised limit counts for this account alone.
+        kept: What the limit leaves for the node of `on_trip=to("node")`; nano-USD for `usd`.
     """
 
     budget: str
@@ -57,6 +63,8 @@ class Trip:
     answer: str | None = None
     waiting: tuple[str, ...] = ()
     pushed: bool = False
+    account: str | None = None
+    kept: int = 0
 
     @classmethod
     def of(cls, state: object) -> Trip | None:
@@ -77,14 +85,14 @@ class Trip:
             return None
         known = {field.name: data[field.name] for field in fields(cls) if field.name in data}
         metric = str(data.get("metric", "usd"))
-        for name in ("limit", "spent", "held", "needed"):
+        for name in _AMOUNTS:
             if metric == "usd" and name in known:
                 known[name] = int(Decimal(str(known[name])).scaleb(9))
         known["waiting"] = tuple(data.get("waiting") or ())
         return cls(**known)
 
     @classmethod
-    def from_breach(cls, breach: Breach, **where: str | bool | None) -> Trip:
+    def from_breach(cls, breach: Breach, **where: str | int | None) -> Trip:
         """The trip that a breach leads to."""
         named = {field.name: getattr(breach, field.name) for field in fields(breach)}
         return replace(cls(**named), **where)  # type: ignore[arg-type] # each name is checked by replace()
@@ -121,6 +129,7 @@ class Trip:
         """
         where = f" at {self.node!r}" if self.node else ""
         text = f"budget exhausted{where}: {self.progress}"
+        text += f" by {account_text(self.account)}" if self.account else ""
         if self.kind == "policy":
             text = f"budget policy {self.budget!r} refused a call{where}"
         elif self.kind == "unpriced":
@@ -132,6 +141,15 @@ class Trip:
             text += f", the next call may {verb} up to {self._text(self.needed)}"
             text += "" if self.capped else " and its output has no cap"
         return f"{text}; {self.note}" if self.note else text
+
+    @property
+    def limit_key(self) -> str:
+        """What a raise of its limit is known by in the state: the budget's key, with the account if it has one.
+
+        >>> Trip(budget="usd=5 per user_id", account="user_id:ada").limit_key
+        'usd=5 per user_id|user_id:ada'
+        """
+        return limit_key(self.budget, self.account)
 
     @property
     def progress(self) -> str:
@@ -150,7 +168,7 @@ class Trip:
         data: dict[str, object] = {}
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name in {"limit", "spent", "held", "needed"} and self.metric == "usd":
+            if field.name in _AMOUNTS and self.metric == "usd":
                 value = usd_text(value)
             data[field.name] = list(value) if isinstance(value, tuple) else value
         data["reason"] = self.reason

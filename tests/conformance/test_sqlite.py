@@ -7,16 +7,17 @@ import contextlib
 import functools
 import gc
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from blockbuster import blockbuster_ctx
 
 from graphguard.errors import HoldMismatch, LedgerUnavailable
 from graphguard.ledger import Hold, Refusal, SqliteLedger
@@ -71,7 +72,7 @@ def test_a_newer_versions_file_is_refused(path):
     with contextlib.closing(sqlite3.connect(path)) as other:
         other.execute("PRAGMA user_version = 7")
 
-    with pytest.raises(LedgerUnavailable, match=r"its schema is 7, .* knows 1; upgrade graphguard"):
+    with pytest.raises(LedgerUnavailable, match=r"its schema is 7, .* knows \d; upgrade graphguard"):
         SqliteLedger(path)
 
 
@@ -90,6 +91,36 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path, name):
     """A missing folder, or a folder instead of a file, is told, with what to do."""
     with pytest.raises(LedgerUnavailable, match="make its folder"):
         SqliteLedger(tmp_path / name)
+
+
+@pytest.mark.skipif(not hasattr(os, "setuid"), reason="this system has no users like nobody")
+def test_a_file_that_may_not_be_written_is_refused():
+    """A ledger of somebody else, which this process may only read, is told with what to do; it is left as it was."""
+    code = """
+import os, sys
+from graphguard.errors import LedgerUnavailable
+from graphguard.ledger import SqliteLedger
+from graphguard.testing import call
+if os.getuid() == 0:  # who may write everything
+    os.setuid(65534)
+try:
+    SqliteLedger(sys.argv[1]).hold(call("b", 1))
+except LedgerUnavailable as error:
+    print(error)
+"""
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own are closed to others
+        path = Path(folder, "ledger.sqlite")
+        with SqliteLedger(path) as ledger:
+            ledger.hold(call("a", 1))
+        path.chmod(0o444)
+        Path(folder).chmod(0o555)
+        done = in_python(code, path)
+        Path(folder).chmod(0o755)
+        path.chmod(0o644)
+
+        assert "let this process write the file and its folder" in done.stdout, done
+        with SqliteLedger(path) as ledger:
+            assert [hold.id for hold in ledger.open_holds()] == ["a"]
 
 
 def test_a_file_locked_for_long_is_told(path):
@@ -191,6 +222,51 @@ def test_closing_while_others_ask_hangs_nobody(path):
             ledger.close()
             assert {answer.result(20) for answer in answers} <= {"it is closed; make a new ledger", "all held"}
             assert not Path(f"{path}-wal").exists()
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no timers that interrupt")
+def test_interrupts_disturb_nobody_else(path):
+    """Whatever Ctrl-C interrupts in the main thread, others' calls are answered, and the ledger goes on."""
+    code = """
+import signal, sys, threading
+from graphguard.ledger import SqliteLedger
+from graphguard.testing import call, charge, claim
+ledger, big, asking, interrupted = SqliteLedger(sys.argv[1]), claim(10**6), False, 0
+def interrupt(*_):
+    global asking
+    if asking:
+        asking = False
+        raise KeyboardInterrupt
+def spend(worker):
+    for n in range(100):
+        ledger.hold(call(f"{worker}-{n}", 1, big))
+        ledger.settle(f"{worker}-{n}", charge(f"{worker}-{n}", 1, "s", thread="others"))
+threads = [threading.Thread(target=spend, args=(worker,)) for worker in range(3)]
+for thread in threads:
+    thread.start()
+signal.signal(signal.SIGALRM, interrupt)
+signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0007)
+for n in range(200):
+    try:
+        asking = True
+        ledger.hold(call(f"main-{n}", 1, big))
+        ledger.settle(f"main-{n}", charge(f"main-{n}", 1))
+        asking = False
+    except KeyboardInterrupt:
+        interrupted += 1
+signal.setitimer(signal.ITIMER_REAL, 0)
+for thread in threads:
+    thread.join()
+ledger.release("nothing")
+print(interrupted > 0, ledger.total(thread="others").calls)
+"""
+    done = in_python(code, path)
+
+    assert (done.stdout, done.stderr) == ("True 300\n", "")
+    with SqliteLedger(path) as ledger:
+        held, spent = ledger.balance(claim(10**6))[1], ledger.total()
+        assert held.calls == len(ledger.open_holds())
+        assert spent.calls == len(ledger.charges()) == ledger.balance(claim(10**6))[0].calls
 
 
 def test_ledgers_on_one_file_share_one_thread(path):
@@ -362,20 +438,3 @@ def test_holds_are_swept_while_others_hold(path, monkeypatch):
 
         assert isinstance(refused, Refusal)
         assert (refused.breach.kind, refused.breach.spent) == ("spent", 6 * CENT)
-
-
-async def test_no_event_loop_is_blocked(path):
-    """No method for event loops does file work, sleeps or waits for a lock on the loop's thread."""
-    with SqliteLedger(path) as ledger, blockbuster_ctx():
-        await asyncio.gather(*(ledger.ahold(call(f"a{n}", 1)) for n in range(10)))
-        waiting = asyncio.create_task(ledger.ahold(call("b", 1)))
-        await ledger.aroom(call("c", 1))
-        await ledger.abalance(claim())
-        await ledger.arenew(["a1"])
-        await ledger.asweep()
-        await ledger.asettle("a0", charge("a0", 0))
-        await ledger.arelease("a1")
-        await ledger.atotal()
-        await ledger.acharges()
-        await ledger.aopen_holds()
-        assert isinstance(await waiting, Hold)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,6 +14,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
+from graphguard.accounts import account_name, window_of
 from graphguard.budget import Call, Claim
 from graphguard.errors import HoldMismatch
 from graphguard.ledger import Hold, MemoryLedger, Refusal, SqliteLedger
@@ -21,6 +23,7 @@ from graphguard.testing import Clock
 
 LEASE = 60
 SCOPES = ("run", "thread", "tenant")
+WINDOW = timedelta(seconds=100)  # of the tenant's budget
 AMOUNTS = st.integers(0, 9)
 IDS = st.integers(0, 11).map(str)
 
@@ -62,7 +65,7 @@ class Oracle:
 
 
 class Machine(RuleBasedStateMachine):
-    """Random calls on three accounts, some in several, some past their lease."""
+    """Random calls on three budgets, one of which has windows; some in several, some past their lease."""
 
     opening: ClassVar[object]
 
@@ -74,6 +77,11 @@ class Machine(RuleBasedStateMachine):
         folder = Path(self.place.enter_context(tempfile.TemporaryDirectory()))
         self.open = lambda: type(self).opening(folder, lease=LEASE, clock=self.clock)
         self.ledger = self.open()
+        self.accounts = {scope: {self.account(scope)} for scope in SCOPES}
+
+    def account(self, scope):
+        """Name the account in which a budget counts now."""
+        return account_name(scope, "x", window=window_of(WINDOW, self.ledger.now()) if scope == "tenant" else "")
 
     def teardown(self):
         if hasattr(self, "ledger"):
@@ -96,7 +104,11 @@ class Machine(RuleBasedStateMachine):
 
     @rule(id_=IDS, worst=AMOUNTS, scopes=st.sets(st.sampled_from(SCOPES), min_size=1))
     def hold(self, id_, worst, scopes):
-        claims = tuple(Claim(budget=s, scope=s, limits={"usd": self.oracle.limits[s]}) for s in sorted(scopes))
+        claims = tuple(
+            Claim(budget=s, scope=self.account(s), limits={"usd": self.oracle.limits[s]}) for s in sorted(scopes)
+        )
+        for claim in claims:
+            self.accounts[claim.budget].add(claim.scope)
         call = Call(id=id_, worst=Spend(nanousd=worst, calls=1), claims=claims)
         known = self.oracle.calls.get(id_)
         if known is not None and (known.worst, known.claims) != (call.worst, call.claims):
@@ -169,7 +181,8 @@ class Machine(RuleBasedStateMachine):
 
     @rule(scope=st.sampled_from(SCOPES), change=st.integers(-10, 10))
     def limit_changes(self, scope, change):
-        self.oracle.limits[scope] = max(self.oracle.limits[scope] + change, sum(self.oracle.sums(scope)), 1)
+        used = max(sum(self.oracle.sums(account)) for account in self.accounts[scope])
+        self.oracle.limits[scope] = max(self.oracle.limits[scope] + change, used, 1)
 
     @rule()
     def reopen(self):
@@ -183,9 +196,10 @@ class Machine(RuleBasedStateMachine):
             return
         for scope in SCOPES:
             limit = self.oracle.limits[scope]
-            spent, held = self.ledger.balance(Claim(budget=scope, scope=scope, limits={"usd": limit}))
-            assert (spent.nanousd, held.nanousd) == self.oracle.sums(scope)
-            assert spent.nanousd + held.nanousd <= limit
+            for account in self.accounts[scope]:
+                spent, held = self.ledger.balance(Claim(budget=scope, scope=account, limits={"usd": limit}))
+                assert (spent.nanousd, held.nanousd) == self.oracle.sums(account)
+                assert spent.nanousd + held.nanousd <= limit
 
 
 def in_memory(_folder, **options):

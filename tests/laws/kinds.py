@@ -122,7 +122,7 @@ def bare_chat_model(bench):
     return builder
 
 
-@shape("model")
+@shape("model", unbilled=1)
 def model_with_fallback(bench):
     broken, model, log = Scripted(script=[ConnectionRefusedError("nobody there")]), bench.model, bench.log
 

@@ -45,6 +45,33 @@ def send_to_subgraphs(bench):
     return builder
 
 
+@shape("one:two:three:model", "model_end")
+def subgraphs_three_deep(bench):
+    inside = chain(bench, "inner", "model")
+    for name in ("three", "two", "one"):
+        around = nodes(bench, f"before_{name}", f"after_{name}", edges=f"^>before_{name} {name}>after_{name}")
+        around.add_node(name, inside.compile())
+        around.add_edge(f"before_{name}", name)
+        inside = around
+    inside.add_node("model_end", call(bench, "model_end"))
+    inside.add_edge("after_one", "model_end")
+    return inside
+
+
+@shape("sub:model")
+def subgraph_with_memory_of_its_own(bench):
+    builder = nodes(bench, "a", "b", edges="^>a a>sub sub>b")
+    builder.add_node("sub", chain(bench, "inner", "model").compile(checkpointer=True))
+    return builder
+
+
+@shape("sub:model")
+def subgraph_without_memory(bench):
+    builder = nodes(bench, "a", "b", edges="^>a a>sub sub>b")
+    builder.add_node("sub", chain(bench, "inner", "model").compile(checkpointer=False))
+    return builder
+
+
 class Own(TypedDict):
     own: str
 

@@ -43,6 +43,7 @@ class Shape:
         modes: How it can be run.
         skewed: Whether a gate node changes what it does, so that only auto and inline are transparent.
         keyed: Whether its state has keys; a state that is one value has no place to show graphguard's fields.
+        unbilled: How many calls it begins that nobody answers, and so nobody bills.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Shape:
     modes: tuple[str, ...] = ("sync", "async")
     skewed: bool = False
     keyed: bool = True
+    unbilled: int = 0
 
     def bench(self) -> Bench:
         """Give a fresh bench."""

@@ -102,7 +102,8 @@ SYNC = {"loop": _loop, "sends": _sends, "batch": _batch, "threads": _threads}
 ASYNC = {"abatch": _abatch, "gather": _gather, "asends": _asends}
 ALL = {**SYNC, **ASYNC}
 over_all = pytest.mark.parametrize("name", list(ALL))
-over_places = pytest.mark.parametrize("per", ["branch", "run", "thread"])
+over_places = pytest.mark.parametrize("per", ["branch", "run", "thread", "user_id"])
+ADA = {**CONFIG, "configurable": {**CONFIG["configurable"], "user_id": "ada"}}
 
 
 async def _run(name: str, model: Scripted, *budgets: Budget, **options: Any) -> tuple[MemoryLedger, Any]:
@@ -110,9 +111,9 @@ async def _run(name: str, model: Scripted, *budgets: Budget, **options: Any) -> 
     graph = guard(ALL[name](model), *budgets, ledger=ledger, **options).compile(checkpointer=InMemorySaver())
     given = {"parts": [], "n": 0}
     if name in SYNC:
-        graph.invoke(given, CONFIG)
+        graph.invoke(given, ADA)
     else:
-        await graph.ainvoke(given, CONFIG)
+        await graph.ainvoke(given, ADA)
     return ledger, graph.get_state(CONFIG)
 
 
@@ -203,15 +204,16 @@ def test_threads_of_one_budget_share_it():
 LIMITS = [(shape, calls) for shape in SHAPES.values() for calls in (1, 2) if not shape.resumes]
 
 
-@pytest.mark.parametrize("gate", ["auto", "inline"])
+@pytest.mark.parametrize(("gate", "per"), [("auto", "branch"), ("inline", "branch"), ("auto", "user_id")])
 @pytest.mark.parametrize(("shape", "calls"), LIMITS, ids=[f"{shape.name}-{calls}" for shape, calls in LIMITS])
-async def test_every_shape_keeps_its_limit(shape, calls, gate):
+async def test_every_shape_keeps_its_limit(shape, calls, gate, per):
     """Whatever the shape, as many calls are billed as the bare graph makes, or as the budget allows if that is less."""
     bench, other = shape.bench(), shape.bench()
     await shape.bare(bench, InMemorySaver()).ainvoke(shape.given, CONFIG)
 
-    graph = shape.guarded(other, Budget(calls=calls, warn_at=()), saver=InMemorySaver(), gate=gate)
-    await graph.ainvoke(shape.given, CONFIG)
+    budget = Budget(calls=calls, per=per, warn_at=())
+    graph = shape.guarded(other, budget, saver=InMemorySaver(), gate=gate, ledger=MemoryLedger())
+    await graph.ainvoke(shape.given, ADA)
 
     assert other.model.billed == min(calls, bench.model.billed)
     tripped = Trip.of(await graph.aget_state(CONFIG)) is not None

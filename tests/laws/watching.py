@@ -28,7 +28,8 @@ class Seen:
         state: The state's values at the end.
         checkpoints: The number of checkpoints at the end.
         gates: How often gate nodes ran.
-        tasks: Ids of the tasks of each node; a task that a person's answer wakes again keeps its id.
+        tasks: Ids of the tasks of each node, those of graphs inside as `outer:inner`; a task that a person's answer
+            wakes again keeps its id.
     """
 
     legs: list[list[list[str]]] = field(default_factory=list)
@@ -124,7 +125,7 @@ def _note_task(seen: Seen, depth: list[str], chunk: Mapping[str, Any]) -> list[s
         seen.interrupts += [] if depth else [plain(asked["value"]) for asked in chunk["interrupts"]]
         return []
     name = chunk["name"]
-    seen.tasks.setdefault(name, set()).add(chunk["id"])
+    seen.tasks.setdefault(":".join([*depth, name]), set()).add(chunk["id"])
     if is_gate(name):
         seen.gates += 1
         return []

@@ -9,8 +9,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from langchain.agents import create_agent
+from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import tool
 from langgraph.graph import END, START, MessagesState, StateGraph
+from langgraph_sdk import Auth
 
 from graphguard import Budget, guard
 from tests.scripted import Scripted, tool_call
@@ -53,6 +55,35 @@ _single = StateGraph(MessagesState)
 _single.add_node("agent", aanswer)
 _single.add_edge(START, "agent")
 raising = guard(_single, Budget(usd="0.00001"), on_trip="raise").compile()
+
+
+def endless(budget: Budget) -> object:
+    """Calls until its budget is spent."""
+    builder = StateGraph(MessagesState)
+    builder.add_node("agent", aanswer)
+    builder.add_edge(START, "agent")
+    builder.add_edge("agent", "agent")
+    return guard(builder, budget).compile()
+
+
+of_organization = endless(Budget(calls=3, per="x-organization-id"))
+of_user = endless(Budget(calls=3, per="langgraph_auth_user", every="month"))
+of_team = endless(Budget(calls=3, per="team"))
+
+
+def of_assistant(config: RunnableConfig) -> object:
+    """A graph whose budget the assistant's own settings say."""
+    return endless(Budget(calls=config["configurable"].get("max_calls", 1), per="run"))
+
+
+auth = Auth()
+
+
+@auth.authenticate
+async def authenticate(headers: dict[bytes, bytes]) -> str:
+    """Let everybody in, under the name that they give."""
+    return headers.get(b"x-name", b"nobody").decode()
+
 
 _calls = [tool_call("look", f"c{at}", q="x") for at in range(30)]
 agent = guard(create_agent(Scripted(script=_calls), [look]), Budget(calls=3))

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import os
-import socket
-import subprocess
-import sys
-import time
 from pathlib import Path
 
-import httpx
 import pytest
 from langgraph_sdk import get_client
 
-GRAPHS = ("sync_node", "async_node", "inline", "raising", "agent")
+from tests.server.serving import dev_server
+
+FILE = Path(__file__).with_name("graphs.py")
+OF_ACCOUNTS = ("of_organization", "of_user", "of_team", "of_assistant")
+GRAPHS = ("sync_node", "async_node", "inline", "raising", "agent", *OF_ACCOUNTS)
 HI = {"messages": [{"role": "user", "content": "hi"}]}
 pytestmark = pytest.mark.xdist_group("dev-server")
 
@@ -22,35 +19,14 @@ pytestmark = pytest.mark.xdist_group("dev-server")
 @pytest.fixture(scope="module")
 def url(tmp_path_factory):
     """A server in a folder of its own, on a free port of this machine; it ends with the module."""
-    folder = tmp_path_factory.mktemp("server")
-    graphs = {name: f"{Path(__file__).with_name('graphs.py')}:{name}" for name in GRAPHS}
-    (folder / "langgraph.json").write_text(json.dumps({"dependencies": ["."], "graphs": graphs}))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [str(Path(sys.executable).with_name("langgraph")), "dev", "--no-browser", "--no-reload"]
-    log = (folder / "log").open("w")
-    env = {**os.environ, "LANGSMITH_TRACING": "false"}
-    server = subprocess.Popen(
-        [*command, "--host", "127.0.0.1", "--port", str(port)], cwd=folder, stdout=log, stderr=log, env=env
-    )
-    address = f"http://127.0.0.1:{port}"
-    try:
-        until = time.monotonic() + 90
-        while True:
-            try:
-                httpx.get(f"{address}/ok").raise_for_status()
-                break
-            except httpx.HTTPError:
-                if server.poll() is not None or time.monotonic() > until:
-                    pytest.fail(f"langgraph dev did not start:\n{(folder / 'log').read_text()[-3000:]}")
-                time.sleep(0.2)  # the server says nowhere else that it is ready
-        yield address
-        assert "BlockingError" not in (folder / "log").read_text()
-    finally:
-        server.terminate()
-        server.wait(20)
-        log.close()
+    config = {
+        "dependencies": ["."],
+        "graphs": {name: f"{FILE}:{name}" for name in GRAPHS},
+        "auth": {"path": f"{FILE}:auth"},
+        "http": {"configurable_headers": {"include": ["x-organization-id"]}},
+    }
+    with dev_server(tmp_path_factory.mktemp("server"), config) as server:
+        yield server.url
 
 
 @pytest.fixture
@@ -98,3 +74,53 @@ async def test_an_agent_ends_with_a_closing_message_and_streams_warnings(client)
         "I stopped here: budget exhausted at 'model': 3 of 3 calls spent."
     )
     assert sum("model" in update for update in updates) == 3
+
+
+async def calls_of(client, graph, headers=None, **more):
+    """Run a graph on a thread of its own, and count the calls it made."""
+    thread = (await client.threads.create(headers=headers))["thread_id"]
+    await client.runs.wait(thread, graph, input=HI, headers=headers, **more)
+    return (await client.threads.get_state(thread, headers=headers))["values"]["spend"].get("calls", 0)
+
+
+@pytest.mark.parametrize(("graph", "header"), [("of_organization", "x-organization-id"), ("of_user", "x-name")])
+async def test_b119_who_was_authenticated_and_a_header_are_keys(client, graph, header):
+    """All threads of an organization, by its header, and of an authenticated user share a budget."""
+    made = [await calls_of(client, graph, {header: name}) for name in ("acme", "acme", "other")]
+
+    assert made == [3, 0, 3]
+
+
+async def test_b119_a_run_without_the_header_makes_no_call(client):
+    """A client that leaves the header out is told what is missing."""
+    thread = (await client.threads.create())["thread_id"]
+
+    with pytest.raises(Exception, match=r"a budget per .x-organization-id. can.t be kept: the run has no"):
+        await client.runs.wait(thread, "of_organization", input=HI)
+
+
+async def test_b112_two_assistants_share_by_their_context(client):
+    """What an assistant's context says is a key: assistants of one team share its budget."""
+    made = []
+    for team in ("red", "red", "blue"):
+        assistant = await client.assistants.create("of_team", context={"team": team})
+        made.append(await calls_of(client, assistant["assistant_id"]))
+
+    assert made == [3, 0, 3]
+
+
+async def test_b112_two_assistants_have_budgets_of_their_own(client):
+    """A graph's factory takes the limit from the assistant's settings."""
+    made = []
+    for calls in (1, 4):
+        assistant = await client.assistants.create("of_assistant", context={"max_calls": calls})
+        made.append(await calls_of(client, assistant["assistant_id"]))
+
+    assert made == [1, 4]
+
+
+async def test_b111_a_run_without_a_thread_keeps_its_budget(client):
+    """A run on no thread ends at its budget like any other."""
+    ended = await client.runs.wait(None, "of_organization", input=HI, headers={"x-organization-id": "alone"})
+
+    assert "3 of 3 calls spent by x-organization-id 'alone'" in ended["messages"][-1]["content"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from decimal import Decimal
 from typing import TypedDict, assert_type
 
@@ -16,6 +17,7 @@ from graphguard import (
     Charge,
     HoldMismatch,
     MemoryLedger,
+    MissingKey,
     ModelNode,
     NoModelNodes,
     PriceBook,
@@ -85,3 +87,13 @@ def no_big_prompts(spent: Spend, call: Call) -> Breach | None:
 def a_function_is_a_budget_too(builder: StateGraph[State]) -> None:
     """Rules stand beside budgets."""
     assert_type(guard(builder, Budget(usd=1), no_big_prompts), StateGraph[State])
+
+
+def budgets_per_key_and_window(missing: MissingKey, trip: Trip) -> None:
+    """Any key is a place, and windows are words or timedeltas."""
+    daily = Budget(usd=5, per="user_id", every="day", keep="0.05")
+    hourly = Budget(calls=5, per="thread", every=timedelta(hours=1), keep=1)
+    lookup: LookupError = missing
+    assert_type((daily.in_state, hourly.key, lookup), tuple[bool, str, LookupError])
+    assert_type(missing.key, str)
+    assert_type((trip.account, trip.kept), tuple[str | None, int])

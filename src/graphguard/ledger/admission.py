@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from graphguard.budget import Breach, Call
 from graphguard.ledger.protocol import Refusal
-from graphguard.spend import Charge, Spend
+from graphguard.spend import Charge, Spend, amount_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -42,10 +42,11 @@ def no_room(call: Call, claim: Claim, spent: Spend, held: Spend) -> Refusal | No
     if spent.unpriced and "usd" in claim.limits:
         return _refusal(call, claim, "usd", spent, held, kind="unpriced")
     for metric, limit in claim.limits.items():
+        amount = amount_of[metric]
         # An uncapped call's worst case is not known, but it may only start while something is left.
-        needed = max(call.worst.amount(metric), 0 if call.capped else 1)
-        if spent.amount(metric) + held.amount(metric) + needed > limit:
-            kind = "held" if spent.amount(metric) + needed <= limit else "spent"
+        needed = amount(call.worst) or (0 if call.capped else 1)
+        if amount(spent) + amount(held) + needed > limit:
+            kind = "held" if amount(spent) + needed <= limit else "spent"
             return _refusal(call, claim, metric, spent, held, kind=kind)
     return None
 
@@ -63,7 +64,7 @@ def _first(refusals: Iterable[Refusal]) -> Refusal:
     return min(refusals, key=lambda refusal: refusal.breach.kind == "held")
 
 
-def assumed(call: Call, *, now: float | None = None) -> Charge:
+def assumed(call: Call, *, now: float | None = None, waited: float | None = None) -> Charge:
     """The worst case of a call as its charge, for one that never reported back."""
     worst = call.worst
     return Charge(
@@ -76,6 +77,7 @@ def assumed(call: Call, *, now: float | None = None) -> Charge:
         assumed=True,
         scopes=scopes_of(call),
         time=time.time() if now is None else now,
+        waited=waited or 0.0,
         **{name: getattr(call, name) for name in _SHARED},
     )
 
@@ -89,5 +91,6 @@ def _refusal(call: Call, claim: Claim, metric: str, spent: Spend, held: Spend, *
         held=held.amount(metric),
         needed=call.worst.amount(metric),
         kind=kind,
+        account=claim.scope,
     )
     return Refusal(call, claim, breach)

@@ -30,6 +30,7 @@ Pool: TypeAlias = ConnectionPool[Any] | AsyncConnectionPool[Any]
 _CONNECTIONS: Final = 8
 _SETUP: Final = (
     psycopg.errors.UndefinedTable,
+    psycopg.errors.UndefinedColumn,
     psycopg.errors.UndefinedFunction,
     psycopg.errors.InvalidSchemaName,
 )

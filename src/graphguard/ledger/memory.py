@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from graphguard.errors import HoldMismatch
 from graphguard.ledger.admission import assumed, scopes_of, why_not
 from graphguard.ledger.protocol import Hold, Refusal
-from graphguard.ledger.records import check_narrowing
+from graphguard.ledger.queries import STEP, Which, check_group, groups_of, ordered
 from graphguard.ledger.waiting import Line, ain_turn, in_turn
 from graphguard.spend import ZERO as _ZERO
 from graphguard.spend import Charge, Spend
@@ -61,7 +61,8 @@ class MemoryLedger:
         self._first_to_expire = math.inf
         self._keep = keep
         self._lock = threading.Lock()
-        self._spent: OrderedDict[str, Spend] = OrderedDict()
+        self._spent: dict[str, Spend] = {}
+        self._steps: OrderedDict[str, None] = OrderedDict()
         self._held: dict[str, Spend] = {}
         self._holds: dict[str, Hold] = {}
         self._done: OrderedDict[str, tuple[Call | None, Charge | None]] = OrderedDict()
@@ -70,6 +71,10 @@ class MemoryLedger:
         self._total = _ZERO
         self._waiters = Line()
 
+    def now(self) -> float:
+        """The time; see `Ledger.now`."""
+        return self._clock()
+
     def hold(self, call: Call, *, wait: float | None = None) -> Hold | Refusal:
         """Set aside the most a call can use; see `Ledger.hold`."""
         return in_turn(self._waiters, call, self.wait if wait is None else wait, functools.partial(self._try, call))
@@ -77,12 +82,12 @@ class MemoryLedger:
     async def ahold(self, call: Call, *, wait: float | None = None) -> Hold | Refusal:
         """Set aside the most a call can use, without blocking the event loop; see `Ledger.hold`."""
 
-        async def attempt(only_known: bool) -> Hold | Refusal | None:  # noqa: FBT001 - `ain_turn`'s form
-            return self._try(call, only_known)
+        async def attempt(only_known: bool, waited: float) -> Hold | Refusal | None:  # noqa: FBT001 - `ain_turn`'s form
+            return self._try(call, only_known, waited)
 
         return await ain_turn(self._waiters, call, self.wait if wait is None else wait, attempt)
 
-    def _try(self, call: Call, only_known: bool) -> Hold | Refusal | None:  # noqa: FBT001 - `in_turn`'s form
+    def _try(self, call: Call, only_known: bool, waited: float) -> Hold | Refusal | None:  # noqa: FBT001 - `in_turn`'s form
         with self._lock:
             known = self._holds.get(call.id)
             if known is not None or call.id in self._done:
@@ -98,7 +103,7 @@ class MemoryLedger:
                 return refusal
             for scope in scopes_of(call):
                 self._held[scope] = self._held.get(scope, _ZERO) + call.worst
-            hold = self._holds[call.id] = Hold(call, expires=self._expiry())
+            hold = self._holds[call.id] = Hold(call, waited, self._expiry(), self._clock())
             return hold
 
     def _expiry(self) -> float | None:
@@ -190,7 +195,7 @@ class MemoryLedger:
         now = self._clock()
         swept = []
         for hold in [hold for hold in self._holds.values() if hold.expires is not None and hold.expires <= now]:
-            charge = assumed(hold.call, now=now)
+            charge = assumed(hold.call, now=now, waited=hold.waited)
             self._take_back(hold.id, self._holds.pop(hold.id), None)
             self._charge(hold.id, hold.call, charge)
             swept.append(charge)
@@ -198,42 +203,66 @@ class MemoryLedger:
         self._first_to_expire = min(left, default=math.inf)
         return tuple(swept)
 
-    def total(self, **where: str | None) -> Spend:
+    def total(self, *, since: float | None = None, until: float | None = None, **where: str | None) -> Spend:
         """The sum of charges; see `Ledger.total`."""
+        which = Which.of(where, since, until)
         with self._lock:
-            if not where:
+            if which.everything:
                 return self._total
-            if set(where) == {"thread"}:
-                return self._threads.get(str(where["thread"]), _ZERO)
-            if set(where) == {"scope"}:
-                return self._spent.get(str(where["scope"]), _ZERO)
-        return Spend.total(self.charges(**where))
+            if which.account is not None:
+                return self._spent.get(which.account, _ZERO)
+            if not which.timed and set(where) == {"thread"} and where["thread"] is not None:
+                return self._threads.get(where["thread"], _ZERO)
+        return Spend.total(self._chosen(which))
 
-    def charges(self, **where: str | None) -> tuple[Charge, ...]:
+    def totals(
+        self, by: str, *, since: float | None = None, until: float | None = None, **where: str | None
+    ) -> dict[str | None, Spend]:
+        """Sums of charges; see `Ledger.totals`."""
+        check_group(by)
+        which = Which.of(where, since, until)
+        sums: defaultdict[str | None, Spend] = defaultdict(Spend)
+        if by == "scope" and which.everything:
+            with self._lock:
+                sums.update((name, spent) for name, spent in self._spent.items() if not name.startswith(STEP))
+        else:
+            for charge in self._chosen(which):
+                for name in groups_of(by, charge):
+                    sums[name] += charge.spend
+        return ordered(by, sums.items())
+
+    def charges(
+        self, *, since: float | None = None, until: float | None = None, last: int | None = None, **where: str | None
+    ) -> tuple[Charge, ...]:
         """The charges, oldest first; see `Ledger.charges`."""
-        check_narrowing(where)
-        scope = where.pop("scope", None)
+        chosen = sorted(self._chosen(Which.of(where, since, until)), key=lambda charge: charge.time)
+        return tuple(chosen if last is None else chosen[max(len(chosen) - last, 0) :])
+
+    def _chosen(self, which: Which) -> list[Charge]:
         with self._lock:
             kept = tuple(self._charges)
-        return tuple(
-            charge
-            for charge in kept
-            if all(getattr(charge, name) == value for name, value in where.items())
-            and (scope is None or scope in charge.scopes)
-        )
+        return [charge for charge in kept if which.has(charge)]
 
     def open_holds(self) -> tuple[Hold, ...]:
         """Holds neither settled nor released."""
         with self._lock:
             return tuple(self._holds.values())
 
-    async def atotal(self, **where: str | None) -> Spend:
+    async def atotal(self, *, since: float | None = None, until: float | None = None, **where: str | None) -> Spend:
         """The same on an event loop."""
-        return self.total(**where)
+        return self.total(since=since, until=until, **where)
 
-    async def acharges(self, **where: str | None) -> tuple[Charge, ...]:
+    async def atotals(
+        self, by: str, *, since: float | None = None, until: float | None = None, **where: str | None
+    ) -> dict[str | None, Spend]:
         """The same on an event loop."""
-        return self.charges(**where)
+        return self.totals(by, since=since, until=until, **where)
+
+    async def acharges(
+        self, *, since: float | None = None, until: float | None = None, last: int | None = None, **where: str | None
+    ) -> tuple[Charge, ...]:
+        """The same on an event loop."""
+        return self.charges(since=since, until=until, last=last, **where)
 
     async def aopen_holds(self) -> tuple[Hold, ...]:
         """The same on an event loop."""
@@ -267,10 +296,12 @@ class MemoryLedger:
             self._threads[thread] += spend
         for scope in scopes:
             self._spent[scope] = self._spent.get(scope, _ZERO) + spend
-            self._spent.move_to_end(scope)
-        # Accounts of single supersteps are never asked for again once their successor runs.
-        while len(self._spent) > self._keep:
-            self._spent.popitem(last=False)
+            if scope.startswith(STEP):
+                self._steps[scope] = None
+                self._steps.move_to_end(scope)
+        # Accounts of single supersteps are never asked for again once their successor runs; all others are.
+        while len(self._steps) > self._keep:
+            del self._spent[self._steps.popitem(last=False)[0]]
 
     def _finish(self, id: str, call: Call | None, charge: Charge | None) -> None:  # noqa: A002
         self._done[id] = (call, charge)

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Final, Self
 from graphguard.errors import HoldMismatch, LedgerUnavailable
 from graphguard.ledger.admission import assumed, scopes_of, why_not
 from graphguard.ledger.leases import Leases
-from graphguard.ledger.postgres_schema import VERSION, functions, tables
+from graphguard.ledger.postgres_schema import VERSION, functions, tables, upgrade
 from graphguard.ledger.protocol import Hold, Refusal
+from graphguard.ledger.queries import Which
 from graphguard.ledger.records import (
     AMOUNTS,
     amounts,
@@ -20,7 +21,6 @@ from graphguard.ledger.records import (
     call_to_text,
     charge_from_text,
     charge_to_text,
-    check_narrowing,
     narrowing,
     same_call,
     spend_from,
@@ -30,6 +30,7 @@ from graphguard.spend import ZERO, Charge, Spend
 
 try:
     from graphguard.ledger.connections import Connections
+    from graphguard.ledger.postgres_queries import Queries
     from graphguard.ledger.postgres_words import Statements, array, checks
 except ModuleNotFoundError as missing:
     raise ModuleNotFoundError(
@@ -37,7 +38,7 @@ except ModuleNotFoundError as missing:
     ) from missing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from graphguard.budget import Call, Claim
     from graphguard.ledger.connections import Ask, Pool
@@ -47,6 +48,7 @@ __all__ = ["PostgresLedger"]
 _POLL: Final = 0.1  # seconds; other processes don't tell when they make room
 _SWEEP_EVERY: Final = 5.0
 _SWEPT_AT_ONCE: Final = 200
+_PRUNED_AT_ONCE: Final = 1_000
 
 
 class PostgresLedger:
@@ -61,6 +63,8 @@ class PostgresLedger:
         schema: The database schema that holds the tables.
         wait: Seconds a call waits for others' holds to settle when that may make room.
         lease: Seconds after which a hold is charged whose process is gone; living ones renew theirs.
+        keep_days: Days after which an attempt that is over can't be repeated or corrected any more, and what it
+            counted in the account of its superstep is forgotten. Charges and all other sums stay for ever.
         patience: Seconds to ask again while the server can't be reached, before `LedgerUnavailable`.
         clock: Seconds since the epoch; None is the server's clock, the same for all machines.
     """
@@ -72,6 +76,7 @@ class PostgresLedger:
         schema: str = "graphguard",
         wait: float = 10.0,
         lease: float = 60.0,
+        keep_days: float = 30.0,
         patience: float = 30.0,
         clock: Callable[[], float] | None = None,
     ) -> None:
@@ -79,8 +84,10 @@ class PostgresLedger:
         self.schema = schema
         self.wait = wait
         self.lease = lease
+        self.keep_days = keep_days
         self._clock = clock
         self._statements = Statements(schema)
+        self._queries = Queries(schema)
         self._line = Line()
         self._swept = time.monotonic()
         self._leases = Leases(self.renew, every=lease / 3)
@@ -112,11 +119,15 @@ class PostgresLedger:
         """Close it."""
         self.close()
 
+    def now(self) -> float:
+        """The time; see `Ledger.now`. Without `clock=`, this machine's, as asking the server would wait."""
+        return time.time() if self._clock is None else self._clock()
+
     def hold(self, call: Call, *, wait: float | None = None) -> Hold | Refusal:
         """Set aside the most a call can use; see `Ledger.hold`."""
 
-        def attempt(only_known: bool) -> Hold | Refusal | None:  # noqa: FBT001 - `in_turn`'s form
-            return self._connections.run(functools.partial(self._hold, call, only_known))[0]
+        def attempt(only_known: bool, waited: float) -> Hold | Refusal | None:  # noqa: FBT001 - `in_turn`'s form
+            return self._connections.run(functools.partial(self._hold, call, only_known, waited))[0]
 
         self._sweep_now_and_then()
         seconds = self.wait if wait is None else wait
@@ -125,8 +136,9 @@ class PostgresLedger:
     async def ahold(self, call: Call, *, wait: float | None = None) -> Hold | Refusal:
         """Set aside the most a call can use, without blocking the event loop; see `Ledger.hold`."""
 
-        async def attempt(only_known: bool) -> Hold | Refusal | None:  # noqa: FBT001 - `ain_turn`'s form
-            return (await self._connections.arun(functools.partial(self._hold, call, only_known), self._unhold))[0]
+        async def attempt(only_known: bool, waited: float) -> Hold | Refusal | None:  # noqa: FBT001 - `ain_turn`'s form
+            hold = functools.partial(self._hold, call, only_known, waited)
+            return (await self._connections.arun(hold, self._unhold))[0]
 
         if time.monotonic() - self._swept > _SWEEP_EVERY:
             await asyncio.to_thread(self._sweep_now_and_then)
@@ -184,44 +196,61 @@ class PostgresLedger:
         return await self._connections.arun(functools.partial(self._renew, tuple(ids)))
 
     def sweep(self) -> tuple[Charge, ...]:
-        """Charge the holds whose leases have ended; see `Ledger.sweep`."""
+        """Charge the holds whose leases have ended, see `Ledger.sweep`; and forget what was over long ago."""
         swept: list[Charge] = []
         while True:
             now, expired = self._connections.run(self._expired)
-            for id_, text in expired:
-                charge = assumed(call_from_text(text), now=now)
+            for id_, text, waited in expired:
+                charge = assumed(call_from_text(text), now=now, waited=waited)
                 settled, _ = self._connections.run(_Settle(self._statements, id_, charge, expired=now))
                 if settled is charge:
                     swept.append(charge)
                     self._line.stir(charge.scopes)
             if len(expired) < _SWEPT_AT_ONCE:
-                return tuple(swept)
+                break
+        while self._connections.run(self._prune, whole=True):
+            pass
+        return tuple(swept)
 
     async def asweep(self) -> tuple[Charge, ...]:
         """The same on an event loop."""
         return await asyncio.to_thread(self.sweep)
 
-    def total(self, **where: str | None) -> Spend:
+    def total(self, *, since: float | None = None, until: float | None = None, **where: str | None) -> Spend:
         """The sum of charges; see `Ledger.total`."""
-        check_narrowing(where)
-        return self._connections.run(functools.partial(self._total, where))
+        return self._connections.run(functools.partial(self._queries.total, Which.of(where, since, until)))
 
-    async def atotal(self, **where: str | None) -> Spend:
+    async def atotal(self, *, since: float | None = None, until: float | None = None, **where: str | None) -> Spend:
         """The same on an event loop."""
-        return await asyncio.to_thread(functools.partial(self.total, **where))
+        return await asyncio.to_thread(self.total, since=since, until=until, **where)
 
-    def charges(self, **where: str | None) -> tuple[Charge, ...]:
+    def totals(
+        self, by: str, *, since: float | None = None, until: float | None = None, **where: str | None
+    ) -> dict[str | None, Spend]:
+        """Sums of charges; see `Ledger.totals`."""
+        return self._connections.run(functools.partial(self._queries.totals, by, Which.of(where, since, until)))
+
+    async def atotals(
+        self, by: str, *, since: float | None = None, until: float | None = None, **where: str | None
+    ) -> dict[str | None, Spend]:
+        """The same on an event loop."""
+        return await asyncio.to_thread(self.totals, by, since=since, until=until, **where)
+
+    def charges(
+        self, *, since: float | None = None, until: float | None = None, last: int | None = None, **where: str | None
+    ) -> tuple[Charge, ...]:
         """The charges, oldest first; see `Ledger.charges`."""
-        check_narrowing(where)
-        return self._connections.run(functools.partial(self._charges, where))
+        return self._connections.run(functools.partial(self._queries.charges, Which.of(where, since, until), last))
 
-    async def acharges(self, **where: str | None) -> tuple[Charge, ...]:
+    async def acharges(
+        self, *, since: float | None = None, until: float | None = None, last: int | None = None, **where: str | None
+    ) -> tuple[Charge, ...]:
         """The same on an event loop."""
-        return await asyncio.to_thread(functools.partial(self.charges, **where))
+        return await asyncio.to_thread(self.charges, since=since, until=until, last=last, **where)
 
     def open_holds(self) -> tuple[Hold, ...]:
         """Holds neither settled nor released, of all processes."""
-        return self._connections.run(self._open_holds)
+        return self._connections.run(self._queries.open_holds)
 
     async def aopen_holds(self) -> tuple[Hold, ...]:
         """The same on an event loop."""
@@ -250,9 +279,18 @@ class PostgresLedger:
         if version > VERSION:
             problem = f"its tables are version {version}, and this graphguard knows {VERSION}; upgrade graphguard"
             raise LedgerUnavailable(self.schema, problem)
+        if version < VERSION:
+            ask(upgrade(schema, version))
+            ask(f"UPDATE {schema}.version SET version = {VERSION}")  # noqa: S608 - quoted
         ask(functions(schema))
 
-    def _hold(self, call: Call, only_known: bool, ask: Ask) -> tuple[Hold | Refusal | None, bool]:  # noqa: FBT001
+    def _hold(
+        self,
+        call: Call,
+        only_known: bool,  # noqa: FBT001 - `in_turn`'s form
+        waited: float,
+        ask: Ask,
+    ) -> tuple[Hold | Refusal | None, bool]:
         """The answer, and whether it is a new hold."""
         scopes = scopes_of(call)
         now = None if self._clock is None else self._clock()
@@ -281,7 +319,9 @@ class PostgresLedger:
             if text is not None and not same_call(text, call):
                 raise HoldMismatch(call.id)
             return Hold(call, expires=expires if answer == "held" else None), False
-        return Hold(call, expires=expires), True
+        if waited:
+            ask(self._statements.waited, (waited, call.id))
+        return Hold(call, waited, expires), True
 
     def _unhold(self, result: tuple[Hold | Refusal | None, bool]) -> None:
         """Take a hold back, for a caller who is gone before the answer."""
@@ -298,32 +338,23 @@ class PostgresLedger:
         return claim.base + spent, held
 
     def _release(self, id: str, ask: Ask) -> tuple[str, ...]:  # noqa: A002
-        return tuple(ask(self._statements.release, (id,))[0][0] or ())
+        now = None if self._clock is None else self._clock()
+        return tuple(ask(self._statements.release, (id, now))[0][0] or ())
 
     def _renew(self, ids: tuple[str, ...], ask: Ask) -> tuple[str, ...]:
         now = None if self._clock is None else self._clock()
         renewed = {id_ for (id_,) in ask(self._statements.renew, (now, self.lease, list(ids)))}
         return tuple(id_ for id_ in ids if id_ in renewed)
 
-    def _expired(self, ask: Ask) -> tuple[float, list[tuple[str, str]]]:
+    def _prune(self, ask: Ask) -> int:
+        now = None if self._clock is None else self._clock()
+        return int(ask(self._statements.prune, (now, self.keep_days * 86_400, _PRUNED_AT_ONCE))[0][0])
+
+    def _expired(self, ask: Ask) -> tuple[float, list[tuple[str, str, float | None]]]:
         now = (
             ask("SELECT extract(epoch FROM clock_timestamp())::float8")[0][0] if self._clock is None else self._clock()
         )
-        return now, [(id_, text) for id_, text in ask(self._statements.expired, (now, _SWEPT_AT_ONCE))]
-
-    def _total(self, where: Mapping[str, str | None], ask: Ask) -> Spend:
-        if set(where) == {"scope"}:  # the account, which may know of more than its charges (`Claim.floor`)
-            rows = ask(self._statements.balance, (where["scope"],))
-            return spend_from(rows[0]) if rows else ZERO
-        sums = ", ".join(f"coalesce(sum({name}), 0)::bigint" for name in AMOUNTS)
-        return spend_from(ask(f"SELECT {sums} FROM {self._statements.charges(where)}", tuple(where.values()))[0])  # noqa: S608
-
-    def _charges(self, where: Mapping[str, str | None], ask: Ask) -> tuple[Charge, ...]:
-        wanted = f"SELECT charge FROM {self._statements.charges(where)} ORDER BY time, number"  # noqa: S608 - as above
-        return tuple(charge_from_text(text) for (text,) in ask(wanted, tuple(where.values())))
-
-    def _open_holds(self, ask: Ask) -> tuple[Hold, ...]:
-        return tuple(Hold(call_from_text(text), expires=expires) for text, expires in ask(self._statements.open_holds))
+        return now, [(id_, text, waited) for id_, text, waited in ask(self._statements.expired, (now, _SWEPT_AT_ONCE))]
 
 
 class _Settle:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
+from graphguard.ledger.queries import STEP
 from graphguard.ledger.records import AMOUNTS, NARROWING
 
-__all__ = ["COUNTED", "METRICS", "VERSION", "functions", "tables"]
+__all__ = ["COUNTED", "METRICS", "VERSION", "functions", "tables", "upgrade"]
 
-VERSION: Final = 1
+VERSION: Final = 2
 
 COUNTED: Final = tuple(f"{kind}_{name}" for kind in ("spent", "held") for name in AMOUNTS)
 """The columns of an account."""
@@ -22,18 +23,40 @@ METRICS: Final = {
 }
 """The columns that make up what a budget limits."""
 
-_STEPS: Final = range(1, len(AMOUNTS) + 1)
+_POSITIONS: Final = range(1, len(AMOUNTS) + 1)
+
+_NEW_IN_2: Final = """
+    CREATE INDEX ON {schema}.attempts (time) WHERE state <> 'held';
+    CREATE INDEX ON {schema}.attempts ("user") WHERE "user" IS NOT NULL;
+"""
+
+_FROM_1: Final = """
+    ALTER TABLE {schema}.version ADD COLUMN pruned double precision NOT NULL DEFAULT 0;
+    ALTER TABLE {schema}.attempts ADD COLUMN "user" text, ADD COLUMN waited double precision;
+    UPDATE {schema}.attempts SET time = extract(epoch FROM clock_timestamp()) WHERE state = 'released';
+    DROP FUNCTION {schema}.release(text);
+"""
+
+_STEPS: Final = {1: (_FROM_1, _NEW_IN_2)}
+
+
+def upgrade(schema: str, version: int) -> str:
+    """From an older version's tables to these; what that didn't know of its attempts stays unknown."""
+    steps = (part for step in range(version, VERSION) for part in _STEPS[step])
+    return "".join(part.format(schema=schema) for part in steps)
 
 
 def tables(schema: str) -> str:
     """The tables; `schema` is quoted already."""
     return f"""
-    CREATE TABLE {schema}.version (version integer NOT NULL);
+    -- pruned: up to when attempts that are over have been forgotten.
+    CREATE TABLE {schema}.version (version integer NOT NULL, pruned double precision NOT NULL DEFAULT 0);
     CREATE TABLE {schema}.accounts (
         scope text PRIMARY KEY COLLATE "C",
         {", ".join(f"{name} bigint NOT NULL DEFAULT 0" for name in COUNTED)}
     ) WITH (fillfactor = 50);
-    -- One row an attempt, from its hold to its charge. state is held, charged, assumed or released.
+    -- One row an attempt, from its hold to its charge. state is held, charged, assumed or released; or final, a
+    -- charge that nothing replaces any more. time is that of the hold, then that of the end.
     CREATE TABLE {schema}.attempts (
         number bigint GENERATED ALWAYS AS IDENTITY,
         id text PRIMARY KEY,
@@ -45,11 +68,13 @@ def tables(schema: str) -> str:
         charge text,
         scopes text[],
         {", ".join(f"{name} bigint" for name in AMOUNTS)},
-        {", ".join(f"{name} text" for name in NARROWING)},
-        time double precision
+        {", ".join(f'"{name}" text' for name in NARROWING)},
+        time double precision,
+        waited double precision
     ) WITH (fillfactor = 70);
     CREATE INDEX ON {schema}.attempts (expires) WHERE state = 'held';
     CREATE INDEX ON {schema}.attempts (thread) WHERE thread IS NOT NULL;
+    {_NEW_IN_2.format(schema=schema)}
     """
 
 
@@ -61,7 +86,7 @@ def functions(schema: str) -> str:
     are missing are made before any is locked, in the same order.
     """
     arguments = {"schema": schema, "checks": _checks(), **_moves()}
-    return "".join(part.format(**arguments) for part in (_LOCK, _HOLD, _SETTLE, _RELEASE))
+    return "".join(part.format(**arguments) for part in (_LOCK, _HOLD, _SETTLE, _RELEASE, _PRUNE))
 
 
 def _checks() -> str:
@@ -76,7 +101,7 @@ def _checks() -> str:
 
 
 def _moves() -> dict[str, str]:
-    numbered = list(zip(_STEPS, AMOUNTS, strict=True))
+    numbered = list(zip(_POSITIONS, AMOUNTS, strict=True))
 
     def each(form: str) -> str:
         return ", ".join(form.format(name=name, at=at, back=6 - at) for at, name in numbered)
@@ -92,7 +117,11 @@ def _moves() -> dict[str, str]:
         "amounts": ", ".join(AMOUNTS),
         "new_amounts": each("p_amounts[{at}]"),
         "no_amounts": each("NULL"),
-        "narrowing": ", ".join(NARROWING),
+        "take_out": each("spent_{name} = spent_{name} - gone.{name}"),
+        "gone": each("sum(a.{name}) AS {name}"),
+        "empty": " AND ".join(f"{name} = 0" for name in COUNTED),
+        "step": STEP,
+        "narrowing": ", ".join(f'"{name}"' for name in NARROWING),
         "new_narrowing": ", ".join(f"p_narrowing[{at}]" for at in range(1, len(NARROWING) + 1)),
     }
 
@@ -100,6 +129,8 @@ def _moves() -> dict[str, str]:
 # One account needs no order: whoever changes it locks it.
 _LOCK: Final = """
 CREATE OR REPLACE FUNCTION {schema}.lock_accounts(p_scopes text[]) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    locked bigint;
 BEGIN
     IF cardinality(p_scopes) = 1 THEN
         PERFORM 1 FROM {schema}.accounts WHERE scope = p_scopes[1] FOR NO KEY UPDATE;
@@ -107,9 +138,14 @@ BEGIN
             RETURN;
         END IF;
     END IF;
-    INSERT INTO {schema}.accounts (scope)
-        SELECT DISTINCT scope COLLATE "C" FROM unnest(p_scopes) AS scope ORDER BY 1 ON CONFLICT DO NOTHING;
-    PERFORM 1 FROM {schema}.accounts WHERE scope = ANY (p_scopes) ORDER BY scope FOR NO KEY UPDATE;
+    LOOP
+        INSERT INTO {schema}.accounts (scope)
+            SELECT DISTINCT scope COLLATE "C" FROM unnest(p_scopes) AS scope ORDER BY 1 ON CONFLICT DO NOTHING;
+        PERFORM 1 FROM {schema}.accounts WHERE scope = ANY (p_scopes) ORDER BY scope FOR NO KEY UPDATE;
+        GET DIAGNOSTICS locked = ROW_COUNT;
+        -- One that was closed between the two statements is made again.
+        EXIT WHEN locked = (SELECT count(DISTINCT scope) FROM unnest(p_scopes) AS scope);
+    END LOOP;
 END $$;
 """
 
@@ -118,7 +154,7 @@ CREATE OR REPLACE FUNCTION {schema}.hold(
     p_id text, p_call text, p_scopes text[], p_worst bigint[], p_lease double precision, p_now double precision,
     p_only_known boolean, claimed text[], metrics text[], rooms bigint[], floored text[], floors bigint[],
     OUT answer text, OUT call text, OUT expires double precision, OUT balances bigint[]
-) LANGUAGE plpgsql AS $$
+) LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     account record;
     attempt record;
@@ -150,8 +186,8 @@ BEGIN
     END IF;
     balances := NULL;
     expires := coalesce(p_now, extract(epoch FROM clock_timestamp())) + p_lease;
-    INSERT INTO {schema}.attempts (id, state, call, held_in, worst, expires)
-        VALUES (p_id, 'held', p_call, p_scopes, p_worst, hold.expires) ON CONFLICT DO NOTHING;
+    INSERT INTO {schema}.attempts (id, state, call, held_in, worst, expires, time)
+        VALUES (p_id, 'held', p_call, p_scopes, p_worst, hold.expires, hold.expires - p_lease) ON CONFLICT DO NOTHING;
     IF FOUND THEN
         UPDATE {schema}.accounts SET {hold_worst} WHERE scope = ANY (p_scopes);
         RETURN;
@@ -166,7 +202,7 @@ CREATE OR REPLACE FUNCTION {schema}.settle(
     p_id text, p_state text, p_charge text, p_scopes text[], p_amounts bigint[], p_narrowing text[],
     p_time double precision, p_expired double precision,
     OUT answer text, OUT charge text, OUT freed text[]
-) LANGUAGE plpgsql AS $$
+) LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     attempt record;
 BEGIN
@@ -175,7 +211,7 @@ BEGIN
         INSERT INTO {schema}.attempts (id, state) VALUES (p_id, 'new') ON CONFLICT DO NOTHING;
         SELECT * INTO attempt FROM {schema}.attempts a WHERE a.id = p_id FOR UPDATE;
     END IF;
-    IF attempt.state = 'charged' OR p_expired IS NOT NULL AND
+    IF attempt.state IN ('charged', 'final') OR p_expired IS NOT NULL AND
         (attempt.state IS DISTINCT FROM 'held' OR attempt.expires > p_expired) THEN
         answer := 'charged'; charge := attempt.charge;
         RETURN;
@@ -186,7 +222,9 @@ BEGIN
     IF attempt.state = 'held' AND attempt.held_in = p_scopes AND cardinality(p_scopes) = 1 THEN
         freed := p_scopes;
         UPDATE {schema}.accounts SET {spend}, {give_back} WHERE scope = p_scopes[1];
-        RETURN;
+        IF FOUND THEN
+            RETURN;
+        END IF;
     END IF;
     freed := CASE attempt.state WHEN 'held' THEN attempt.held_in WHEN 'assumed' THEN attempt.scopes END;
     PERFORM {schema}.lock_accounts(p_scopes || freed);
@@ -200,7 +238,9 @@ END $$;
 """
 
 _RELEASE: Final = """
-CREATE OR REPLACE FUNCTION {schema}.release(p_id text, OUT freed text[]) LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION {schema}.release(
+    p_id text, p_now double precision DEFAULT NULL, OUT freed text[]
+) LANGUAGE plpgsql AS $$
 DECLARE
     attempt record;
 BEGIN
@@ -215,7 +255,45 @@ BEGIN
     ELSE
         UPDATE {schema}.accounts SET {take_back} WHERE scope = ANY (freed);
     END IF;
-    UPDATE {schema}.attempts SET (state, expires, charge, scopes, {amounts})
-        = ROW ('released', NULL, NULL, NULL, {no_amounts}) WHERE id = p_id;
+    UPDATE {schema}.attempts SET (state, expires, time, charge, scopes, {amounts})
+        = ROW ('released', NULL, coalesce(p_now, extract(epoch FROM clock_timestamp())), NULL, NULL, {no_amounts})
+        WHERE id = p_id;
+END $$;
+"""
+
+# A charge stays with its sums, and is final. What it counts in the account of its superstep is taken out of it, and
+# an account that counts nothing is closed. A released attempt is forgotten whole. One process does it at a time.
+_PRUNE: Final = """
+CREATE OR REPLACE FUNCTION {schema}.prune(
+    p_now double precision, p_keep double precision, p_most integer
+) RETURNS integer LANGUAGE plpgsql AS $$
+DECLARE
+    mark double precision;
+    ids text[];
+    steps text[];
+BEGIN
+    SELECT pruned INTO mark FROM {schema}.version FOR UPDATE SKIP LOCKED;
+    SELECT array_agg(id), max(time) INTO ids, mark FROM (
+        SELECT a.id, a.time FROM {schema}.attempts a
+        WHERE a.state <> 'held' AND a.state <> 'final' AND a.time >= mark
+            AND a.time < coalesce(p_now, extract(epoch FROM clock_timestamp())) - p_keep
+        ORDER BY a.time LIMIT p_most FOR UPDATE
+    ) AS over;
+    IF ids IS NULL THEN
+        RETURN 0;
+    END IF;
+    steps := ARRAY(
+        SELECT DISTINCT place COLLATE "C" FROM {schema}.attempts a, unnest(a.scopes || a.held_in) AS place
+        WHERE a.id = ANY (ids) AND starts_with(place, '{step}') ORDER BY 1);
+    PERFORM 1 FROM {schema}.accounts WHERE scope = ANY (steps) ORDER BY scope FOR UPDATE;
+    UPDATE {schema}.accounts SET {take_out} FROM (
+        SELECT place, {gone} FROM {schema}.attempts a, unnest(a.scopes) AS place
+        WHERE a.id = ANY (ids) AND a.charge IS NOT NULL AND starts_with(place, '{step}') GROUP BY place
+    ) AS gone WHERE scope = gone.place;
+    DELETE FROM {schema}.accounts WHERE scope = ANY (steps) AND {empty};
+    DELETE FROM {schema}.attempts WHERE id = ANY (ids) AND state = 'released';
+    UPDATE {schema}.attempts SET state = 'final', call = NULL, held_in = NULL, worst = NULL WHERE id = ANY (ids);
+    UPDATE {schema}.version SET pruned = mark;
+    RETURN cardinality(ids);
 END $$;
 """

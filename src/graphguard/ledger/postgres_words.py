@@ -10,7 +10,7 @@ from graphguard.ledger.postgres_schema import COUNTED
 from graphguard.ledger.records import AMOUNTS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator
 
     from graphguard.budget import Call
 
@@ -31,7 +31,7 @@ class Statements:
             "%s::text[], %s::text[], %s::bigint[], %s::text[], %s::bigint[])"
         )
         self.settle = f"SELECT * FROM {quoted}.settle(%s, %s, %s, %s::text[], %s::bigint[], %s::text[], %s, %s)"  # noqa: S608
-        self.release = f"SELECT freed FROM {quoted}.release(%s)"  # noqa: S608
+        self.release = f"SELECT freed FROM {quoted}.release(%s, %s)"  # noqa: S608
         self.balance = f"SELECT {', '.join(COUNTED)} FROM {quoted}.accounts WHERE scope = %s"  # noqa: S608
         spent = COUNTED[: len(AMOUNTS)]
         self.raise_to = (
@@ -44,15 +44,9 @@ class Statements:
             f"UPDATE {quoted}.attempts SET expires = coalesce(%s, extract(epoch FROM clock_timestamp())) + %s "  # noqa: S608
             f"WHERE id IN (SELECT id {held} AND id = ANY(%s::text[]) FOR UPDATE SKIP LOCKED) RETURNING id"
         )
-        self.expired = f"SELECT id, call {held} AND expires <= %s ORDER BY expires LIMIT %s"
-        self.open_holds = f"SELECT call, expires {held} ORDER BY number"
-
-    def charges(self, where: Mapping[str, str | None]) -> str:
-        """The table of charges, narrowed; the names were checked, the values are bound."""
-        narrowed = (
-            f" AND {name} IS NOT DISTINCT FROM %s" if name != "scope" else " AND %s = ANY (scopes)" for name in where
-        )
-        return f"{self.quoted}.attempts WHERE charge IS NOT NULL{''.join(narrowed)}"
+        self.expired = f"SELECT id, call, waited {held} AND expires <= %s ORDER BY expires LIMIT %s"
+        self.waited = f"UPDATE {quoted}.attempts SET waited = %s WHERE id = %s"  # noqa: S608
+        self.prune = f"SELECT {quoted}.prune(%s, %s, %s)"
 
 
 def array(values: Iterable[str | int | None]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from graphguard.spend import to_usd
@@ -25,11 +25,13 @@ class Hold:
         call: The call, with the amounts held (`call.worst`) and the accounts (`call.claims`).
         waited: Seconds waited for room.
         expires: When its lease ends unless it is renewed, in seconds since the epoch; None is never.
+        time: When it was made, as `open_holds` tells it; None is not known.
     """
 
     call: Call
     waited: float = 0.0
     expires: float | None = None
+    time: float | None = field(default=None, compare=False)
 
     @property
     def id(self) -> str:
@@ -77,6 +79,10 @@ class Ledger(Protocol):
 
     `graphguard.testing.LedgerConformance` tries all of this on a ledger of your own.
     """
+
+    def now(self) -> float:
+        """The time by its clock, in seconds since the epoch; windows of budgets follow it. Never waits."""
+        ...
 
     def hold(self, call: Call, *, wait: float | None = None) -> Hold | Refusal:
         """Set aside the most a call can use, waiting up to `wait` seconds for others to settle.
@@ -145,24 +151,58 @@ class Ledger(Protocol):
         """The same on an event loop."""
         ...
 
-    def total(self, **where: str | None) -> Spend:
-        """The sum of charges; `thread=`, `run=`, `node=`, `model=`, `task=` or `scope=` narrow it."""
+    def total(self, *, since: float | None = None, until: float | None = None, **where: str | None) -> Spend:
+        """The sum of charges.
+
+        Args:
+            since: Only those settled at this time or later, in seconds since the epoch.
+            until: Only those settled before this time.
+            **where: Only those of this `thread=`, `run=`, `node=`, `model=`, `task=`, `user=` or `scope=` (an
+                account); None is for those that say nothing of it.
+        """
         ...
 
-    async def atotal(self, **where: str | None) -> Spend:
+    async def atotal(self, *, since: float | None = None, until: float | None = None, **where: str | None) -> Spend:
         """The same on an event loop."""
         ...
 
-    def charges(self, **where: str | None) -> tuple[Charge, ...]:
-        """The charges, oldest first, narrowed as in `total`."""
+    def totals(
+        self, by: str, *, since: float | None = None, until: float | None = None, **where: str | None
+    ) -> dict[str | None, Spend]:
+        """Sums of charges, narrowed as in `total`.
+
+        Args:
+            by: `"thread"`, `"run"`, `"node"`, `"model"`, `"task"`, `"user"`, `"scope"` or `"day"`, which is one of
+                UTC. A charge that names several accounts counts in each; accounts of single supersteps are left out.
+            since: As in `total`.
+            until: As in `total`.
+            **where: As in `total`.
+
+        Returns:
+            The most expensive first; days one after the other.
+        """
         ...
 
-    async def acharges(self, **where: str | None) -> tuple[Charge, ...]:
+    async def atotals(
+        self, by: str, *, since: float | None = None, until: float | None = None, **where: str | None
+    ) -> dict[str | None, Spend]:
+        """The same on an event loop."""
+        ...
+
+    def charges(
+        self, *, since: float | None = None, until: float | None = None, last: int | None = None, **where: str | None
+    ) -> tuple[Charge, ...]:
+        """The charges, oldest first, narrowed as in `total`; with `last`, so many of the latest."""
+        ...
+
+    async def acharges(
+        self, *, since: float | None = None, until: float | None = None, last: int | None = None, **where: str | None
+    ) -> tuple[Charge, ...]:
         """The same on an event loop."""
         ...
 
     def open_holds(self) -> tuple[Hold, ...]:
-        """Holds neither settled nor released."""
+        """Holds neither settled nor released, the oldest first."""
         ...
 
     async def aopen_holds(self) -> tuple[Hold, ...]:

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from graphguard.errors import HoldMismatch
+from graphguard.ledger import sqlite_queries
 from graphguard.ledger.admission import assumed, scopes_of, why_not
 from graphguard.ledger.leases import Leases
 from graphguard.ledger.protocol import Hold, Refusal
+from graphguard.ledger.queries import Which
 from graphguard.ledger.records import (
     AMOUNTS,
     NARROWING,
@@ -21,14 +23,13 @@ from graphguard.ledger.records import (
     call_to_text,
     charge_from_text,
     charge_to_text,
-    check_narrowing,
     narrowing,
     same_call,
-    spend_from,
 )
-from graphguard.ledger.sqlite_file import COUNTED, connect
+from graphguard.ledger.sharing import leave, writer_of
+from graphguard.ledger.sqlite_file import connect
+from graphguard.ledger.sqlite_pruning import prune
 from graphguard.ledger.waiting import ain_turn, in_turn
-from graphguard.ledger.writer import Writer
 from graphguard.spend import ZERO, Charge, Spend
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from graphguard.budget import Call, Claim
+    from graphguard.ledger.writer import Writer
 
 __all__ = ["SqliteLedger"]
 
@@ -45,24 +47,24 @@ T = TypeVar("T")
 _POLL: Final = 0.1  # seconds; other processes don't tell when they make room
 _SWEEP_EVERY: Final = 5.0
 _SWEPT_AT_ONCE: Final = 200
+_PRUNED_AT_ONCE: Final = 200
+_DAY: Final = 86_400
 _UNKNOWN: Final[tuple[str | None, str | None, float | None, str | None]] = (None, None, None, None)
-_IN_SCOPE: Final = "EXISTS (SELECT 1 FROM json_each(charge, '$.scopes') WHERE value = ?)"
 
 _FIND: Final = "SELECT state, call, expires, charge FROM attempts WHERE id = ?"
-_EXPIRED: Final = "SELECT id, call FROM attempts WHERE state = 'held' AND expires <= ? ORDER BY expires LIMIT ?"
-_HOLD: Final = "INSERT INTO attempts (id, state, call, expires) VALUES (?, 'held', ?, ?)"
+_EXPIRED: Final = "SELECT id, call, waited FROM attempts WHERE state = 'held' AND expires <= ? ORDER BY expires LIMIT ?"
+_HOLD: Final = (
+    "INSERT INTO attempts (id, state, call, expires, time) VALUES (?, 'held', ?, ?, ?) ON CONFLICT (id) DO NOTHING"
+)
+_WAITED: Final = "UPDATE attempts SET waited = ? WHERE id = ?"
 _RENEW: Final = "UPDATE attempts SET expires = ? WHERE id = ? AND state = 'held'"
-_RELEASE: Final = "UPDATE attempts SET state = 'released', expires = NULL, charge = NULL WHERE id = ?"
-_BALANCE: Final = f"SELECT {', '.join(COUNTED)} FROM accounts WHERE scope = ?"  # noqa: S608 - made of constants, as below
-_ADD: Final = f"UPDATE accounts SET {', '.join(f'{name} = {name} + ?' for name in COUNTED)} WHERE scope = ?"  # noqa: S608
-_OPEN: Final = f"INSERT INTO accounts ({', '.join(COUNTED)}, scope) VALUES ({', '.join('?' * len(COUNTED))}, ?)"  # noqa: S608
+_RELEASE: Final = "UPDATE attempts SET state = 'released', expires = NULL, charge = NULL, time = ? WHERE id = ?"
 _COLUMNS: Final = ("state", "expires", "charge", *AMOUNTS, *NARROWING, "time")
-_SETTLE: Final = f"UPDATE attempts SET {', '.join(f'{name} = ?' for name in _COLUMNS)} WHERE id = ? AND state = 'held'"  # noqa: S608
+_SETTLE: Final = f"UPDATE attempts SET {', '.join(f'{name} = ?' for name in _COLUMNS)} WHERE id = ? AND state = 'held'"  # noqa: S608 - made of constants, as below
 _CHARGE: Final = (
     f"INSERT INTO attempts ({', '.join(_COLUMNS)}, id) VALUES ({', '.join('?' * len(_COLUMNS))}, ?) "  # noqa: S608
     f"ON CONFLICT (id) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in _COLUMNS)}"
 )
-_NOTHING: Final = (ZERO, ZERO)
 
 
 class SqliteLedger:
@@ -75,6 +77,8 @@ class SqliteLedger:
         path: The file, made if there is none.
         wait: Seconds a call waits for others' holds to settle when that may make room.
         lease: Seconds after which a hold is charged whose process is gone; living ones renew theirs.
+        keep_days: Days after which an attempt that is over can't be repeated or corrected any more, and what it
+            counted in the account of its superstep is forgotten. Charges and all other sums stay for ever.
         patience: Seconds to wait for other processes' transactions before `LedgerUnavailable`.
         clock: Seconds since the epoch.
 
@@ -96,6 +100,7 @@ class SqliteLedger:
         *,
         wait: float = 10.0,
         lease: float = 60.0,
+        keep_days: float = 30.0,
         patience: float = 30.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -103,11 +108,13 @@ class SqliteLedger:
         self.path = Path(path).resolve()
         self.wait = wait
         self.lease = lease
+        self.keep_days = keep_days
         self._clock = clock
         self._swept = time.monotonic()
         self._leases = Leases(self.renew, every=lease / 3)
         self._calls: dict[str, Call] = {}  # held here, so that their settles needn't read them back
-        self._writer = Writer.of(self.path, connect, patience=patience)
+        self._writer = writer_of(self.path, connect, patience=patience)
+        self._balances = self._writer.file.balances
         # Runs when the ledger is forgotten, and at the latest when the process ends.
         self._closing = weakref.finalize(self, _close, self._writer, self._leases)
         try:
@@ -132,11 +139,16 @@ class SqliteLedger:
         """The call that makes it."""
         return f"SqliteLedger({str(self.path)!r})"
 
+    def now(self) -> float:
+        """The time; see `Ledger.now`."""
+        return self._clock()
+
     def hold(self, call: Call, *, wait: float | None = None) -> Hold | Refusal:
         """Set aside the most a call can use; see `Ledger.hold`."""
 
-        def attempt(only_known: bool) -> Hold | Refusal | None:  # noqa: FBT001 - `in_turn`'s form
-            return self._writer.run(functools.partial(self._hold, call, only_known), self._unhold)[0]
+        def attempt(only_known: bool, waited: float) -> Hold | Refusal | None:  # noqa: FBT001 - `in_turn`'s form
+            work = functools.partial(self._hold, call, only_known, waited)
+            return self._writer.run(work, self._unhold, sums=True)[0]
 
         seconds = self.wait if wait is None else wait
         return self._kept(in_turn(self._writer.line, call, seconds, attempt, poll=_POLL))
@@ -144,48 +156,49 @@ class SqliteLedger:
     async def ahold(self, call: Call, *, wait: float | None = None) -> Hold | Refusal:
         """Set aside the most a call can use, without blocking the event loop; see `Ledger.hold`."""
 
-        async def attempt(only_known: bool) -> Hold | Refusal | None:  # noqa: FBT001 - `ain_turn`'s form
-            return (await self._writer.arun(functools.partial(self._hold, call, only_known), self._unhold))[0]
+        async def attempt(only_known: bool, waited: float) -> Hold | Refusal | None:  # noqa: FBT001 - `ain_turn`'s form
+            work = functools.partial(self._hold, call, only_known, waited)
+            return (await self._writer.arun(work, self._unhold, sums=True))[0]
 
         seconds = self.wait if wait is None else wait
         return self._kept(await ain_turn(self._writer.line, call, seconds, attempt, poll=_POLL))
 
     def room(self, call: Call) -> Refusal | None:
         """Why there is no room for a call even when all holds are given back; see `Ledger.room`."""
-        return self._writer.run(functools.partial(_room, call))
+        return self._writer.run(functools.partial(self._room, call), sums=True)
 
     async def aroom(self, call: Call) -> Refusal | None:
         """The same on an event loop."""
-        return await self._writer.arun(functools.partial(_room, call))
+        return await self._writer.arun(functools.partial(self._room, call), sums=True)
 
     def balance(self, claim: Claim) -> tuple[Spend, Spend]:
         """What counts against a claim now; see `Ledger.balance`."""
-        return self._writer.run(functools.partial(_balance, claim))
+        return self._writer.run(functools.partial(self._balance, claim), sums=True)
 
     async def abalance(self, claim: Claim) -> tuple[Spend, Spend]:
         """The same on an event loop."""
-        return await self._writer.arun(functools.partial(_balance, claim))
+        return await self._writer.arun(functools.partial(self._balance, claim), sums=True)
 
     def settle(self, id: str, charge: Charge) -> Charge:  # noqa: A002
         """Replace a hold by what was really used; see `Ledger.settle`."""
-        settled = self._writer.run(functools.partial(self._settle, id, charge))
+        settled = self._writer.run(functools.partial(self._settle, id, charge), sums=True)
         self._ended(id)
         return settled
 
     async def asettle(self, id: str, charge: Charge) -> Charge:  # noqa: A002
         """The same on an event loop."""
-        settled = await self._writer.arun(functools.partial(self._settle, id, charge))
+        settled = await self._writer.arun(functools.partial(self._settle, id, charge), sums=True)
         self._ended(id)
         return settled
 
     def release(self, id: str) -> None:  # noqa: A002
         """Give a hold back; see `Ledger.release`."""
-        self._writer.run(functools.partial(self._release, id))
+        self._writer.run(functools.partial(self._release, id), sums=True)
         self._ended(id)
 
     async def arelease(self, id: str) -> None:  # noqa: A002
         """The same on an event loop."""
-        await self._writer.arun(functools.partial(self._release, id))
+        await self._writer.arun(functools.partial(self._release, id), sums=True)
         self._ended(id)
 
     def renew(self, ids: Iterable[str]) -> tuple[str, ...]:
@@ -197,40 +210,58 @@ class SqliteLedger:
         return await self._writer.arun(functools.partial(self._renew, tuple(ids)))
 
     def sweep(self) -> tuple[Charge, ...]:
-        """Charge the holds whose leases have ended; see `Ledger.sweep`."""
+        """Charge the holds whose leases have ended, see `Ledger.sweep`; and forget what was over long ago."""
         swept: list[Charge] = []
-        while some := self._writer.run(self._sweep):
+        while some := self._writer.run(self._sweep, sums=True):
             swept += some
+        while self._writer.run(self._prune):
+            pass
         return tuple(swept)
 
     async def asweep(self) -> tuple[Charge, ...]:
         """The same on an event loop."""
         swept: list[Charge] = []
-        while some := await self._writer.arun(self._sweep):
+        while some := await self._writer.arun(self._sweep, sums=True):
             swept += some
+        while await self._writer.arun(self._prune):
+            pass
         return tuple(swept)
 
-    def total(self, **where: str | None) -> Spend:
+    def total(self, *, since: float | None = None, until: float | None = None, **where: str | None) -> Spend:
         """The sum of charges; see `Ledger.total`."""
-        check_narrowing(where)
-        return self._writer.read(functools.partial(_total, where))
+        return self._writer.read(functools.partial(sqlite_queries.total, Which.of(where, since, until)))
 
-    async def atotal(self, **where: str | None) -> Spend:
+    async def atotal(self, *, since: float | None = None, until: float | None = None, **where: str | None) -> Spend:
         """The same on an event loop."""
-        return await asyncio.to_thread(self.total, **where)
+        return await asyncio.to_thread(self.total, since=since, until=until, **where)
 
-    def charges(self, **where: str | None) -> tuple[Charge, ...]:
+    def totals(
+        self, by: str, *, since: float | None = None, until: float | None = None, **where: str | None
+    ) -> dict[str | None, Spend]:
+        """Sums of charges; see `Ledger.totals`."""
+        return self._writer.read(functools.partial(sqlite_queries.totals, by, Which.of(where, since, until)))
+
+    async def atotals(
+        self, by: str, *, since: float | None = None, until: float | None = None, **where: str | None
+    ) -> dict[str | None, Spend]:
+        """The same on an event loop."""
+        return await asyncio.to_thread(self.totals, by, since=since, until=until, **where)
+
+    def charges(
+        self, *, since: float | None = None, until: float | None = None, last: int | None = None, **where: str | None
+    ) -> tuple[Charge, ...]:
         """The charges, oldest first; see `Ledger.charges`."""
-        check_narrowing(where)
-        return self._writer.read(functools.partial(_charges, where))
+        return self._writer.read(functools.partial(sqlite_queries.charges, Which.of(where, since, until), last))
 
-    async def acharges(self, **where: str | None) -> tuple[Charge, ...]:
+    async def acharges(
+        self, *, since: float | None = None, until: float | None = None, last: int | None = None, **where: str | None
+    ) -> tuple[Charge, ...]:
         """The same on an event loop."""
-        return await asyncio.to_thread(self.charges, **where)
+        return await asyncio.to_thread(self.charges, since=since, until=until, last=last, **where)
 
     def open_holds(self) -> tuple[Hold, ...]:
         """Holds neither settled nor released, of all processes."""
-        return self._writer.read(_open_holds)
+        return self._writer.read(sqlite_queries.open_holds)
 
     async def aopen_holds(self) -> tuple[Hold, ...]:
         """The same on an event loop."""
@@ -246,27 +277,39 @@ class SqliteLedger:
         self._calls.pop(id, None)
         self._leases.drop(id)
 
-    # What follows runs in the writer's thread, inside a transaction.
+    # What follows runs in the thread that writes, inside a transaction.
 
-    def _hold(self, call: Call, only_known: bool, db: sqlite3.Cursor) -> tuple[Hold | Refusal | None, bool]:  # noqa: FBT001
+    def _hold(
+        self,
+        call: Call,
+        only_known: bool,  # noqa: FBT001 - `in_turn`'s form
+        waited: float,
+        db: sqlite3.Cursor,
+    ) -> tuple[Hold | Refusal | None, bool]:
         """The answer, and whether it is a new hold."""
-        if (row := db.execute(_FIND, (call.id,)).fetchone()) is not None:
-            state, text, expires, _ = row
-            if text is not None and not same_call(text, call):
-                raise HoldMismatch(call.id)
-            return Hold(call, expires=expires if state == "held" else None), False
-        if only_known:
-            return None, False
-        if time.monotonic() - self._swept > _SWEEP_EVERY:
-            self._swept = time.monotonic()
-            self._sweep(db)
-        if refusal := why_not(call, lambda claim: _balance(claim, db)):
+        refusal = None
+        if not only_known:
+            if time.monotonic() - self._swept > _SWEEP_EVERY:
+                self._swept = time.monotonic()
+                self._sweep(db)
+                if self._prune(db) == _PRUNED_AT_ONCE:  # there is more, and soon another hold
+                    self._swept -= _SWEEP_EVERY * 0.98
+            refusal = why_not(call, lambda claim: self._balance(claim, db))
+            if refusal is None:
+                now = self._clock()
+                expires = now + self.lease
+                if db.execute(_HOLD, (call.id, call_to_text(call), expires, now)).rowcount:
+                    if waited:
+                        db.execute(_WAITED, (waited, call.id))
+                    for scope in scopes_of(call):
+                        self._balances.change(scope, ZERO, call.worst)
+                    return Hold(call, waited, expires, now), True
+        if (row := db.execute(_FIND, (call.id,)).fetchone()) is None:
             return refusal, False
-        expires = self._clock() + self.lease
-        db.execute(_HOLD, (call.id, call_to_text(call), expires))
-        for scope in scopes_of(call):
-            _add(db, scope, ZERO, call.worst)
-        return Hold(call, expires=expires), True
+        state, text, expires, _ = row
+        if text is not None and not same_call(text, call):
+            raise HoldMismatch(call.id)
+        return Hold(call, expires=expires if state == "held" else None), False
 
     def _unhold(self, result: tuple[Hold | Refusal | None, bool]) -> Callable[[sqlite3.Cursor], object]:
         """The work that takes a hold back, for a caller who is gone before the answer."""
@@ -274,44 +317,53 @@ class SqliteLedger:
         return functools.partial(self._release, answer.call.id) if answer and is_new else lambda _: None
 
     def _settle(self, id: str, charge: Charge, db: sqlite3.Cursor) -> Charge:  # noqa: A002
-        state = "assumed" if charge.assumed else "charged"
-        row = (state, None, charge_to_text(charge), *amounts(charge.spend), *narrowing(charge), charge.time)
+        state, spend = "assumed" if charge.assumed else "charged", charge.spend
+        row = (state, None, charge_to_text(charge), *amounts(spend), *narrowing(charge), charge.time, id)
         call = self._calls.get(id)
-        if call is not None and db.execute(_SETTLE, (*row, id)).rowcount:  # nearly always: it was held here
-            self._move(db, charge, call)
+        if call is not None and db.execute(_SETTLE, row).rowcount:  # nearly always: it was held here
+            self._move(charge, call)
             return charge
         before, text, _, first = db.execute(_FIND, (id,)).fetchone() or _UNKNOWN
-        if before == "charged" and first is not None:
+        if before in {"charged", "final"} and first is not None:
             return charge_from_text(first)
-        db.execute(_CHARGE, (*row, id))
-        self._move(db, charge, *_before(before, text, first))
+        db.execute(_CHARGE, row)
+        self._move(charge, *_before(before, text, first))
         return charge
 
     def _release(self, id: str, db: sqlite3.Cursor) -> None:  # noqa: A002
         state, text, _, first = db.execute(_FIND, (id,)).fetchone() or _UNKNOWN
         if state in {"held", "assumed"}:
-            db.execute(_RELEASE, (id,))
-            self._move(db, None, *_before(state, text, first))
+            db.execute(_RELEASE, (self._clock(), id))
+            self._move(None, *_before(state, text, first))
 
-    def _move(
-        self, db: sqlite3.Cursor, new: Charge | None, held: Call | None = None, old: Charge | None = None
-    ) -> None:
-        """Change the accounts from a hold or an assumed charge to a new charge, each account once."""
-        moves: dict[str, tuple[Spend, Spend]] = {}
+    def _move(self, new: Charge | None, held: Call | None = None, old: Charge | None = None) -> None:
+        """Change the accounts from a hold or an assumed charge to a new charge."""
+        change = self._balances.change
+        scopes = scopes_of(held) if held is not None else ()
         if held is not None:
-            scopes = scopes_of(held)
-            moves = dict.fromkeys(scopes, (ZERO, -held.worst))
             self._writer.freed(scopes)
-        changes = [(old.scopes, -old.spend)] if old is not None else []
-        changes += [(new.scopes, new.spend)] if new is not None else []
-        for scopes, spend in changes:
+            if new is not None and new.scopes == scopes:  # nearly always
+                spend, given_back = new.spend, -held.worst
+                for scope in scopes:
+                    change(scope, spend, given_back)
+                return
             for scope in scopes:
-                before = moves.get(scope, _NOTHING)
-                moves[scope] = (before[0] + spend, before[1])
+                change(scope, ZERO, -held.worst)
         if old is not None:
             self._writer.freed(old.scopes)
-        for scope, (spent, given_back) in moves.items():
-            _add(db, scope, spent, given_back)
+        for charge, spend in ((old, -old.spend if old else ZERO), (new, new.spend if new else ZERO)):
+            for scope in charge.scopes if charge else ():
+                change(scope, spend, ZERO)
+
+    def _room(self, call: Call, db: sqlite3.Cursor) -> Refusal | None:
+        return why_not(call, lambda claim: (self._balance(claim, db)[0], ZERO))
+
+    def _balance(self, claim: Claim, db: sqlite3.Cursor) -> tuple[Spend, Spend]:
+        spent, held = self._balances.of(claim.scope, db)
+        if claim.floor is not ZERO and (least := spent.at_least(claim.floor)) != spent:
+            self._balances.change(claim.scope, least + -spent, ZERO)
+            spent = least
+        return claim.base + spent, held
 
     def _renew(self, ids: tuple[str, ...], db: sqlite3.Cursor) -> tuple[str, ...]:
         expires = self._clock() + self.lease
@@ -320,29 +372,15 @@ class SqliteLedger:
     def _sweep(self, db: sqlite3.Cursor) -> list[Charge]:
         now = self._clock()
         swept = []
-        for id_, text in db.execute(_EXPIRED, (now, _SWEPT_AT_ONCE)).fetchall():
-            charge = assumed(call_from_text(text), now=now)
+        for id_, text, waited in db.execute(_EXPIRED, (now, _SWEPT_AT_ONCE)).fetchall():
+            charge = assumed(call_from_text(text), now=now, waited=waited)
             self._settle(id_, charge, db)
             swept.append(charge)
         return swept
 
-
-def _room(call: Call, db: sqlite3.Cursor) -> Refusal | None:
-    return why_not(call, lambda claim: (_balance(claim, db)[0], ZERO))
-
-
-def _balance(claim: Claim, db: sqlite3.Cursor) -> tuple[Spend, Spend]:
-    row = db.execute(_BALANCE, (claim.scope,)).fetchone()
-    spent, held = (spend_from(row), spend_from(row[len(AMOUNTS) :])) if row else (ZERO, ZERO)
-    if claim.floor is not ZERO and (least := spent.at_least(claim.floor)) != spent:
-        _add(db, claim.scope, least + -spent, ZERO)
-        spent = least
-    return claim.base + spent, held
-
-
-def _add(db: sqlite3.Cursor, scope: str, spent: Spend, held: Spend) -> None:
-    if not db.execute(_ADD, (*amounts(spent), *amounts(held), scope)).rowcount:
-        db.execute(_OPEN, (*amounts(spent), *amounts(held), scope))
+    def _prune(self, db: sqlite3.Cursor) -> int:
+        self._balances.write(db)
+        return prune(self._clock() - self.keep_days * _DAY, _PRUNED_AT_ONCE, db)
 
 
 def _before(state: str | None, call: str | None, charge: str | None) -> tuple[Call | None, Charge | None]:
@@ -353,32 +391,6 @@ def _before(state: str | None, call: str | None, charge: str | None) -> tuple[Ca
     )
 
 
-def _total(where: dict[str, str | None], db: sqlite3.Cursor) -> Spend:
-    if set(where) == {"scope"}:  # the account, which may know of more than its charges (`Claim.floor`)
-        row = db.execute(_BALANCE, (where["scope"],)).fetchone()
-        return spend_from(row) if row else ZERO
-    condition, values = _narrowed(where)
-    sums = ", ".join(f"coalesce(sum({name}), 0)" for name in AMOUNTS)
-    return spend_from(db.execute(f"SELECT {sums} FROM attempts WHERE {condition}", values).fetchone())  # noqa: S608
-
-
-def _charges(where: dict[str, str | None], db: sqlite3.Cursor) -> tuple[Charge, ...]:
-    condition, values = _narrowed(where)
-    rows = db.execute(f"SELECT charge FROM attempts WHERE {condition} ORDER BY time, number", values)  # noqa: S608
-    return tuple(charge_from_text(text) for (text,) in rows)
-
-
-def _narrowed(where: dict[str, str | None]) -> tuple[str, tuple[str | None, ...]]:
-    # The names were checked; the values are bound.
-    conditions = ["charge IS NOT NULL", *(f"{name} IS ?" if name != "scope" else _IN_SCOPE for name in where)]
-    return " AND ".join(conditions), tuple(where.values())
-
-
-def _open_holds(db: sqlite3.Cursor) -> tuple[Hold, ...]:
-    rows = db.execute("SELECT call, expires FROM attempts WHERE state = 'held' ORDER BY number")
-    return tuple(Hold(call_from_text(text), expires=expires) for text, expires in rows)
-
-
 def _close(writer: Writer, leases: Leases) -> None:
     leases.close()
-    writer.detach()
+    leave(writer)

@@ -14,14 +14,21 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["COUNTED", "advice", "attempts", "connect", "is_busy"]
+__all__ = ["COUNTED", "advice", "attempts", "connect", "connect_to_read", "is_busy"]
 
 COUNTED: Final = tuple(f"{kind}_{name}" for kind in ("spent", "held") for name in AMOUNTS)
 """The columns of an account."""
 
 _APPLICATION: Final = 0x47524744  # "GRGD", in the file's header
-_VERSION: Final = 1
+_VERSION: Final = 2
 
+_NEW_IN_2: Final = (
+    "CREATE INDEX attempts_time ON attempts (time) WHERE state <> 'held'",
+    "CREATE INDEX attempts_user ON attempts (user) WHERE user IS NOT NULL",
+    # Up to when attempts that are over have been forgotten: see `sqlite_pruning`.
+    "CREATE TABLE upkeep (pruned REAL NOT NULL) STRICT",
+    "INSERT INTO upkeep VALUES (0)",
+)
 _SCHEMA: Final = (
     f"""
     CREATE TABLE accounts (
@@ -29,7 +36,8 @@ _SCHEMA: Final = (
         {", ".join(f"{name} INTEGER NOT NULL" for name in COUNTED)}
     ) STRICT, WITHOUT ROWID
     """,
-    # One row an attempt, from its hold to its charge. `state` is held, charged, assumed or released.
+    # One row an attempt, from its hold to its charge. `state` is held, charged, assumed or released; or final, a
+    # charge that nothing replaces any more. `time` is that of the hold, then that of the end.
     f"""
     CREATE TABLE attempts (
         number INTEGER PRIMARY KEY,
@@ -40,16 +48,28 @@ _SCHEMA: Final = (
         charge TEXT,
         {", ".join(f"{name} INTEGER" for name in AMOUNTS)},
         {", ".join(f"{name} TEXT" for name in NARROWING)},
-        time REAL
+        time REAL,
+        waited REAL
     ) STRICT
     """,
     "CREATE INDEX attempts_held ON attempts (expires) WHERE state = 'held'",
     "CREATE INDEX attempts_thread ON attempts (thread) WHERE thread IS NOT NULL",
+    *_NEW_IN_2,
 )
+
+# From an older version, one step at a time; what it doesn't know of its attempts stays unknown.
+_STEPS: Final = {
+    1: (
+        "ALTER TABLE attempts ADD COLUMN user TEXT",
+        "ALTER TABLE attempts ADD COLUMN waited REAL",
+        "UPDATE attempts SET time = CAST(strftime('%s', 'now') AS REAL) WHERE state = 'released'",
+        *_NEW_IN_2,
+    )
+}
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Open a ledger's file, or make it one if it is new.
+    """Open a ledger's file; a new one is made, and an older version's is brought up to date.
 
     Raises:
         LedgerUnavailable: It belongs to another program or to a newer version.
@@ -59,9 +79,9 @@ def connect(path: Path) -> sqlite3.Connection:
     db = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
     try:
         db.execute("BEGIN")  # one look at all, while another process may be making it
-        is_ledger = _is_ledger(db, path)
+        version = _version(db, path)
         db.execute("ROLLBACK")
-        if not is_ledger:
+        if version < _VERSION:
             _make(db, path)
         if db.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
             db.execute("PRAGMA journal_mode = WAL")
@@ -73,30 +93,65 @@ def connect(path: Path) -> sqlite3.Connection:
     return db
 
 
-def _is_ledger(db: sqlite3.Connection, path: Path) -> bool:
-    """Whether it is one; False when it is empty."""
+def connect_to_read(path: Path) -> sqlite3.Connection:
+    """Open a ledger's file to look at it, an older version's too; nothing is made and nothing is changed.
+
+    Raises:
+        LedgerUnavailable: There is no such file, or it is not a ledger, or a newer version's.
+        sqlite3.Error: It can't be opened.
+    """
+    if not path.is_file():
+        raise LedgerUnavailable(str(path), "it is a folder" if path.is_dir() else "there is no such file")
+    try:
+        db = _look(path, "mode=rw")  # whoever may only read can't leave the file as found: its log stays beside it
+    except sqlite3.OperationalError as error:
+        unwritable = getattr(error, "sqlite_errorcode", 0) & 0xFF in {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
+        if not unwritable or path.with_name(f"{path.name}-wal").exists():
+            raise
+        db = _look(path, "immutable=1")  # in a folder that can't be written; nobody has the file open
+    return db
+
+
+def _look(path: Path, how: str) -> sqlite3.Connection:
+    db = sqlite3.connect(f"{path.as_uri()}?{how}", uri=True, timeout=5, isolation_level=None)
+    try:
+        if _version(db, path) == 1:
+            db.execute("CREATE TEMP VIEW attempts AS SELECT *, NULL AS user, NULL AS waited FROM main.attempts")
+        db.execute("PRAGMA query_only = 1")
+    except BaseException:
+        db.close()
+        raise
+    if not db.execute("PRAGMA user_version").fetchone()[0]:
+        db.close()
+        raise LedgerUnavailable(str(path), "it is an empty file")
+    return db
+
+
+def _version(db: sqlite3.Connection, path: Path) -> int:
+    """The version of its schema; 0 when it is empty."""
     application = db.execute("PRAGMA application_id").fetchone()[0]
     version = db.execute("PRAGMA user_version").fetchone()[0]
     if application == _APPLICATION:
         if version > _VERSION:
             problem = f"its schema is {version}, and this version of graphguard knows {_VERSION}; upgrade graphguard"
             raise LedgerUnavailable(str(path), problem)
-        return True
+        return int(version)
     if application or version or db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
         problem = f"it belongs to another program (application_id {application}); name a file of its own"
         raise LedgerUnavailable(str(path), problem)
-    return False
+    return 0
 
 
 def _make(db: sqlite3.Connection, path: Path) -> None:
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("BEGIN IMMEDIATE")
     try:
-        if not _is_ledger(db, path):  # another process may have been faster
-            for statement in _SCHEMA:
-                db.execute(statement)
-            db.execute(f"PRAGMA user_version = {_VERSION}")
-            db.execute(f"PRAGMA application_id = {_APPLICATION}")
+        version = _version(db, path)  # again: another process may have been faster
+        missing = [_SCHEMA] if version == 0 else [_STEPS[step] for step in range(version, _VERSION)]
+        for statement in (statement for step in missing for statement in step):
+            db.execute(statement)
+        db.execute(f"PRAGMA user_version = {_VERSION}")
+        db.execute(f"PRAGMA application_id = {_APPLICATION}")
         db.execute("COMMIT")
     except BaseException:
         if db.in_transaction:

@@ -66,6 +66,11 @@ class Line:
         with self._lock:
             return all(self._waiting[scope][0] is turn for scope in turn.scopes)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nobody waits."""
+        return not self._waiting
+
     def somebody_in(self, scopes: tuple[str, ...]) -> bool:
         """Whether anybody waits for one of these accounts."""
         return bool(self._waiting) and any(scope in self._waiting for scope in scopes)
@@ -89,7 +94,7 @@ def in_turn(
     line: Line,
     call: Call,
     seconds: float,
-    attempt: Callable[[bool], Hold | Refusal | None],
+    attempt: Callable[[bool, float], Hold | Refusal | None],
     *,
     poll: float | None = None,
 ) -> Hold | Refusal:
@@ -100,16 +105,17 @@ def in_turn(
         call: The call.
         seconds: How long to wait at most.
         attempt: Asks for room; with True it must only answer a call that is known already, and else give None.
+            It is told how many seconds the call has waited.
         poll: The longest pause between two attempts of whoever is first, in seconds, for room that other
             processes make; None when only this process can.
     """
     scopes = scopes_of(call)
-    answer = attempt(seconds > 0 and line.somebody_in(scopes))
+    answer = attempt(seconds > 0 and line.somebody_in(scopes), 0.0)
     if answer is not None and not (seconds > 0 and _is_held(answer)):
         return answer
     with _Turn(line, scopes, seconds, poll) as turn:
         while True:
-            if turn.may_try() and turn.ends_with(answer := attempt(False)):  # noqa: FBT003 - a callback's only argument
+            if turn.may_try() and turn.ends_with(answer := attempt(False, turn.waited)):  # noqa: FBT003 - a callback
                 return turn.stamped(answer)
             turn.pause()
 
@@ -118,18 +124,18 @@ async def ain_turn(
     line: Line,
     call: Call,
     seconds: float,
-    attempt: Callable[[bool], Awaitable[Hold | Refusal | None]],
+    attempt: Callable[[bool, float], Awaitable[Hold | Refusal | None]],
     *,
     poll: float | None = None,
 ) -> Hold | Refusal:
     """The same for a task, whose event loop goes on meanwhile."""
     scopes = scopes_of(call)
-    answer = await attempt(seconds > 0 and line.somebody_in(scopes))
+    answer = await attempt(seconds > 0 and line.somebody_in(scopes), 0.0)
     if answer is not None and not (seconds > 0 and _is_held(answer)):
         return answer
     with _Turn(line, scopes, seconds, poll) as turn:
         while True:
-            if turn.may_try() and turn.ends_with(answer := await attempt(False)):  # noqa: FBT003 - as above
+            if turn.may_try() and turn.ends_with(answer := await attempt(False, turn.waited)):  # noqa: FBT003
                 return turn.stamped(answer)
             await turn.apause()
 
@@ -183,9 +189,14 @@ class _Turn:
             await asyncio.wait_for(self._awoken.wait(), self._next())
 
     def stamped(self, answer: Hold | Refusal) -> Hold | Refusal:
-        """The answer with the seconds waited for it."""
+        """The answer with the seconds waited for it, as the ledger wrote them down if it did."""
+        return answer if answer.waited else replace(answer, waited=self.waited)
+
+    @property
+    def waited(self) -> float:
+        """The seconds waited until now."""
         waited = time.monotonic() - self._begun
-        return replace(answer, waited=waited) if waited > _NO_WAIT else answer
+        return waited if waited > _NO_WAIT else 0.0
 
     def wake(self) -> None:
         """End the pause, from whichever thread."""

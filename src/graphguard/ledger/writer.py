@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
 import sqlite3
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 from graphguard.errors import LedgerUnavailable
-from graphguard.ledger.jobs import Job
+from graphguard.ledger.jobs import Job, Jobs
 from graphguard.ledger.sqlite_file import advice, attempts, is_busy
+from graphguard.ledger.transactions import Transactions
 from graphguard.ledger.waiting import Line
 
 if TYPE_CHECKING:
@@ -23,22 +24,21 @@ __all__ = ["Writer"]
 T = TypeVar("T")
 
 _BATCH: Final = 128
-_CLOSED: Final = "it is closed; make a new ledger"
-_shared: dict[Path, Writer] = {}
-_alive: set[Writer] = set()  # these and those that are closing
-_sharing = threading.RLock()  # again by the same thread, when it forgets a ledger meanwhile
+_COPIED: Final = 256  # after so many jobs, of about four pages each, the log is copied into the file by another thread
 
 
 class Writer:
-    """Does what it is handed in transactions: at once if it is alone, else many in one, in a thread of its own.
+    """Does what it is handed in transactions, what came meanwhile together in the next one.
 
-    Every transaction is `BEGIN IMMEDIATE`, so a process never learns at its commit that it decided on
-    old numbers. Work must decide before it writes: an error it raises after a write undoes the batch, and
-    the others in it are done again, one by one.
+    Threads that ask do it themselves, by turns, for all that wait; for tasks on event loops a thread of its own
+    does.
 
     Attributes:
         path: The file.
         line: Where calls of this process wait for room.
+        file: Its transactions; only for work, and for whoever holds `using`.
+        using: Held while the connection is used: whoever forks or closes waits for the end of a transaction.
+        reading: Held while others are open.
 
     Args:
         path: The file.
@@ -52,54 +52,50 @@ class Writer:
         self._connect = connect
         self._patience = patience
         self.line = Line()
-        self._users = 0
+        self.file = Transactions(path, connect, patience=patience)
         self._freed: set[str] = set()
-        self._forget()
+        self.forget()
 
-    @classmethod
-    def of(cls, path: Path, connect: Callable[[Path], sqlite3.Connection], *, patience: float) -> Writer:
-        """The writer of a file in this process, one for all who use the file; `detach` from it when done."""
-        with _sharing:
-            writer = _shared.get(path)
-            if writer is None:
-                writer = _shared[path] = cls(path, connect, patience=patience)
-                _alive.add(writer)
-            writer._users += 1
-            return writer
-
-    def _forget(self) -> None:
-        self._jobs: queue.SimpleQueue[Job[object] | None] = queue.SimpleQueue()
-        # Held while a connection is used: whoever forks or closes waits for the end of a transaction.
-        self._using = threading.Lock()
-        self._reading = threading.Lock()
-        self._lining_up = threading.RLock()  # again by the same thread, when it forgets another ledger meanwhile
-        self._busy = False
+    def forget(self) -> None:
+        """Begin anew, in a forked child: what waits, runs and is open belongs to the parent."""
+        self._bell: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._jobs = Jobs(str(self.path), self._ring)
+        self.using = threading.Lock()
+        self.reading = threading.Lock()
         self._thread: threading.Thread | None = None
-        self._db: sqlite3.Connection | None = None
-        self._cursor: sqlite3.Cursor  # made with the connection; one for all, since making them costs as much as using
+        self._aside = ThreadPoolExecutor(1, thread_name_prefix="graphguard-log")  # begins with its first work
+        self._done = 0
+        self._copying = False
+        self.file.forget()
 
     def run(
         self,
         work: Callable[[sqlite3.Cursor], T],
         undo: Callable[[T], Callable[[sqlite3.Cursor], object]] | None = None,
+        *,
+        sums: bool = False,
     ) -> T:
         """Do this in a transaction and give back its result, committed.
 
         Args:
             work: Gets a cursor, inside a transaction.
             undo: For a caller who is interrupted while it waits: makes the work that takes a result back.
+            sums: Whether the work changes accounts by way of `Balances` only.
 
         Raises:
             LedgerUnavailable: The file can't be used; nothing was written.
         """
-        job = Job(work, undo)
+        job = Job(work, undo, sums=sums)
+        plain = cast("Job[object]", job)
         try:
-            if not self._at_once(job):
-                job.prepare()
-                self._hand_over(job)
+            if not self._jobs.lead(plain):
                 job.wait()
+            while not job.done:
+                self._lead(plain)
+                if not job.done:
+                    job.wait()
         except BaseException:
-            self._give_up(job)
+            self._give_up(plain)
             raise
         return job.answer()
 
@@ -107,32 +103,40 @@ class Writer:
         self,
         work: Callable[[sqlite3.Cursor], T],
         undo: Callable[[T], Callable[[sqlite3.Cursor], object]] | None = None,
+        *,
+        sums: bool = False,
     ) -> T:
         """The same on an event loop, which goes on meanwhile."""
-        job = Job(work, undo)
-        future = job.aprepare()
-        self._hand_over(job)
+        job = Job(work, undo, sums=sums)
+        future = job.awaited()
+        self._jobs.add(cast("Job[object]", job))
         try:
             await future
         except BaseException:
-            self._give_up(job)
+            self._give_up(cast("Job[object]", job))
             raise
         return job.answer()
 
-    def _at_once(self, job: Job[T]) -> bool:
-        """Whether nothing else is to be done, so that the caller's own thread did it: no need to wake another."""
-        if self._users == 0 or self._busy or not self._jobs.empty() or not self._using.acquire(blocking=False):
-            return False
-        try:
-            if self._users == 0:  # closed meanwhile
-                return False
-            self._do([cast("Job[object]", job)])
+    def _lead(self, leader: Job[object]) -> None:
+        """Do what waits, in one transaction, and let others go on."""
+        batch = self._jobs.batch(leader, _BATCH)
+        with self.using:
+            self.file.do(batch)
             freed = self._take_freed()
-        finally:
-            self._using.release()
-        job.done = True
-        self.line.stir(freed)
-        return True
+            self._done += len(batch)
+        self._jobs.hand_over(leader)
+        if freed:
+            self.line.stir(freed)
+        for job in batch:
+            job.done = True
+            if job is not leader:
+                job.wake()
+            if job.given_up:
+                self._take_back(job)
+        if self._done >= _COPIED and not self._copying:
+            self._done, self._copying = 0, True
+            with contextlib.suppress(RuntimeError):  # the process ends, or it was closed meanwhile
+                self._aside.submit(self._copy_log)
 
     def _take_freed(self) -> tuple[str, ...]:
         if not self._freed:
@@ -140,31 +144,37 @@ class Writer:
         freed, self._freed = self._freed, set()
         return tuple(freed)
 
-    def _hand_over(self, job: Job[T]) -> None:
-        with self._lining_up:  # so that nothing lines up behind the end
-            if self._users == 0:
-                raise LedgerUnavailable(str(self.path), _CLOSED)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="graphguard-ledger", daemon=True)
-                self._thread.start()
-            self._jobs.put(cast("Job[object]", job))
-
-    def _give_up(self, job: Job[T]) -> None:
-        # The writer looks at `given_up` after it has set `done`, so that one of the two sees both.
+    def _give_up(self, job: Job[object]) -> None:
+        self._jobs.leave(job)
+        # Who does it looks at `given_up` after it has set `done`, so that one of the two sees both.
         job.given_up = True
         if job.done:
             self._take_back(job)
 
-    def _take_back(self, job: Job[T]) -> None:
+    def _take_back(self, job: Job[object]) -> None:
         if job.undo is not None and job.error is None:
             with contextlib.suppress(LedgerUnavailable):  # closed: then its lease ends it
-                self._hand_over(Job(job.undo(job.result), None))
+                self._jobs.add(Job(job.undo(job.result), sums=True))
+
+    def _ring(self) -> None:
+        if self._thread is None:
+            thread = threading.Thread(target=self._serve, name="graphguard-ledger", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # the process ends and starts no more threads; somebody must lead
+                return self._lead(self._jobs.ours)
+            self._thread = thread
+        return self._bell.put(True)  # noqa: FBT003 - a queue's only argument
+
+    def _serve(self) -> None:
+        """For whoever can't lead, until the end."""
+        while self._bell.get():
+            self._lead(self._jobs.ours)
 
     def read(self, question: Callable[[sqlite3.Cursor], T]) -> T:
         """Ask in the caller's own thread and on a connection of its own, so that a long list delays nobody."""
-        if self._users == 0:
-            raise LedgerUnavailable(str(self.path), _CLOSED)
-        with self._reading:
+        self._jobs.check_open()
+        with self.reading:
             for last in attempts(self._patience):
                 try:
                     with contextlib.closing(self._connect(self.path)) as db:
@@ -177,168 +187,31 @@ class Writer:
 
     def freed(self, scopes: Iterable[str]) -> None:
         """Told by work that makes room in these accounts; who waits for it is woken after the commit."""
-        self._freed.update(scopes)
+        if not self.line.is_empty:  # who comes later sees what is committed by then
+            self._freed.update(scopes)
 
-    def detach(self) -> None:
-        """Use it no more; the last user ends the thread and closes the file, after all that was handed over."""
-        with _sharing, self._lining_up:
-            self._users -= 1
-            if self._users > 0:
-                return
-            _shared.pop(self.path, None)
-            if (thread := self._thread) is not None:
-                self._jobs.put(None)
-        if thread is None:
-            self._end()
-        elif thread is not threading.current_thread():  # which may have been the last to know of the ledger
+    def end(self) -> None:
+        """Close the file, after all that was asked before; nothing can be asked any more."""
+        if self._thread is threading.current_thread():  # the last to know of the ledger; it can't wait for itself
+            threading.Thread(target=self.end, name="graphguard-end").start()
+            return
+        last: Job[object] = Job(lambda _: None, undo=lambda _: lambda _: None)
+        try:
+            if not self._jobs.close(last):
+                last.wait(self._patience + 5)
+            with self.using, self.reading:
+                self.file.close()
+        finally:
+            self._jobs.leave(last)
+        self._aside.shutdown(wait=False)
+        if (thread := self._thread) is not None:
+            self._bell.put(False)  # noqa: FBT003 - a queue's only argument
             thread.join(self._patience + 5)
 
-    def _end(self) -> None:
-        with self._using:
-            self._close()
-            self._thread = None
-        _alive.discard(self)
-
-    def _close(self) -> None:
-        if self._db is not None:
-            with contextlib.suppress(sqlite3.Error):
-                self._db.close()
-            self._db = None
-
-    def _run(self) -> None:
-        ended = False
-        while not ended:
-            ended = self._run_batch()
-        self._end()
-
-    def _run_batch(self) -> bool:
-        """Whether that was the last; keeps nothing alive while it waits for the next."""
-        batch, ended = _gather(self._jobs)
-        self._busy = True  # from here on callers line up behind this thread, until it has done all they asked
-        with self._using:
-            try:
-                self._do(batch)
-            except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must hear it
-                for job in batch:
-                    job.error = error
-                self._roll_back()
-            freed = self._take_freed()
-        self._busy = False
-        self.line.stir(freed)
-        for job in batch:
-            job.finish()
-            if job.given_up:
-                self._take_back(job)
-        return ended
-
-    def _do(self, batch: list[Job[object]]) -> None:
-        batch[:] = [job for job in batch if not (job.given_up and job.undo)]
-        if not batch or self._try(batch) or len(batch) == 1:
-            return
-        for job in batch:
-            job.error = None
-            self._try([job])
-
-    def _try(self, batch: list[Job[object]]) -> bool:
-        """Whether all of the batch is committed, or known to be refused; else nothing is written."""
-        try:
-            db = self._begin()
-            for job in batch:
-                before = db.connection.total_changes
-                try:
-                    job.result = job.work(db)
-                except sqlite3.Error:
-                    raise
-                except Exception as error:  # noqa: BLE001 - handed on to who asked for the work
-                    job.error = error
-                    if db.connection.total_changes != before:
-                        self._roll_back()
-                        return False
-            db.execute("COMMIT")
-        except (sqlite3.Error, LedgerUnavailable) as error:
-            self._roll_back()
-            known = isinstance(error, LedgerUnavailable)
-            for job in batch:
-                job.error = error if known else LedgerUnavailable(str(self.path), advice(error))
-            return known  # when not even a transaction could begin, another attempt is no use
-        except BaseException:  # Ctrl-C in a caller's own thread
-            self._roll_back()
-            raise
-        return True
-
-    def _begin(self) -> sqlite3.Cursor:
-        for last in attempts(self._patience):
-            try:
-                if self._db is None:
-                    self._db = self._connect(self.path)
-                    self._cursor = self._db.cursor()
-                self._cursor.execute("BEGIN IMMEDIATE")
-            except sqlite3.OperationalError as error:
-                if last or not is_busy(error):
-                    raise LedgerUnavailable(str(self.path), advice(error)) from error
-            except sqlite3.Error as error:
-                raise LedgerUnavailable(str(self.path), advice(error)) from error
-            else:
-                return self._cursor
-        raise AssertionError  # pragma: no cover - the last attempt returned or raised
-
-    def _roll_back(self) -> None:
-        # Opened anew at the next transaction: after an I/O error an old connection may not recover.
-        if self._db is not None:
-            with contextlib.suppress(sqlite3.Error):
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-        self._close()
-
-
-def _gather(jobs: queue.SimpleQueue[Job[object] | None]) -> tuple[list[Job[object]], bool]:
-    """The jobs that wait now, after waiting for the first, and whether the end was among them."""
-    batch: list[Job[object]] = []
-    job = jobs.get()
-    while True:
-        if job is None:
-            return batch, True
-        batch.append(job)
-        if len(batch) == _BATCH:
-            return batch, False
-        try:
-            job = jobs.get_nowait()
-        except queue.Empty:
-            return batch, False
-
-
-# SQLite's locks belong to a process, and its memory of them would be copied by a fork: a child that opened the
-# file anew would believe that it has the parent's. So nothing is open while a process forks.
-def _before_fork() -> None:
-    while True:
-        writers = list(_alive)
-        for writer in writers:
-            writer._using.acquire()  # noqa: SLF001 - the same module, as below
-            writer._reading.acquire()  # noqa: SLF001
-        # Not held while waiting above: whoever uses a writer may want it, to forget a ledger.
-        _sharing.acquire()
-        _forking[:] = writers
-        if _alive <= set(writers):
-            break
-        _after_fork_in_parent()
-    for writer in writers:
-        writer._close()  # noqa: SLF001
-
-
-def _after_fork_in_parent() -> None:
-    for writer in _forking:
-        writer._reading.release()  # noqa: SLF001
-        writer._using.release()  # noqa: SLF001
-    _sharing.release()
-
-
-def _after_fork_in_child() -> None:
-    for writer in _forking:  # what waits in its queue belongs to the parent
-        writer._forget()  # noqa: SLF001
-    _sharing.release()
-
-
-_forking: list[Writer] = []
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+    def _copy_log(self) -> None:
+        """Copy SQLite's log into the file meanwhile, so that nobody who commits has to wait for it."""
+        with self.reading, contextlib.suppress(sqlite3.Error, LedgerUnavailable):
+            self._jobs.check_open()
+            with contextlib.closing(self._connect(self.path)) as db:
+                db.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        self._copying = False

@@ -1,0 +1,89 @@
+"""Graphs by their id in `langgraph.json`."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import importlib
+import importlib.util
+import inspect
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from langgraph.graph.state import CompiledStateGraph, StateGraph
+
+from graphguard.demo.mistakes import WrongUse
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from graphguard.history.checkpoints import AnySaver
+    from graphguard.placement import AnyGraph
+
+__all__ = ["graph_of", "with_saver"]
+
+
+def graph_of(name: str, config: Path) -> object:
+    """The graph, builder or what a factory made, that a `langgraph.json` lists under an id.
+
+    Raises:
+        WrongUse: The file, the id, or what it points to is not there.
+    """
+    try:
+        listed = json.loads(config.read_text("utf-8")).get("graphs")
+    except (OSError, ValueError, AttributeError) as error:
+        raise WrongUse(f"can't read {str(config)!r} ({error}); pass --config with your langgraph.json") from error
+    if not isinstance(listed, dict) or name not in listed:
+        known = ", ".join(sorted(listed)) if isinstance(listed, dict) and listed else "none"
+        raise WrongUse(f"{str(config)!r} lists no graph {name!r}; it lists: {known}")
+    target = listed[name]
+    target = target.get("path") if isinstance(target, dict) else target
+    path, colon, variable = str(target).rpartition(":")
+    if not colon:
+        raise WrongUse(f"graph {name!r} in {str(config)!r} must be 'file.py:variable', got {target!r}")
+    module = _module(path, config.resolve().parent)
+    if not hasattr(module, variable):
+        raise WrongUse(f"{path!r} has no {variable!r}, which {str(config)!r} names for graph {name!r}")
+    return _made(getattr(module, variable))
+
+
+def with_saver(graph: object, saver: AnySaver) -> AnyGraph:
+    """The graph, compiled, with a checkpointer.
+
+    Raises:
+        WrongUse: It is no graph.
+    """
+    if isinstance(graph, StateGraph):
+        return graph.compile(checkpointer=saver)
+    if isinstance(graph, CompiledStateGraph):
+        new = copy.copy(graph)
+        new.checkpointer = saver
+        return new
+    raise WrongUse(f"expected a graph, got a {type(graph).__name__}; name a StateGraph, or what its compile() returned")
+
+
+def _module(path: str, folder: Path) -> object:
+    for place in (str(folder), str((folder / path).parent)):
+        if place not in sys.path:
+            sys.path.insert(0, place)
+    if not path.endswith(".py"):
+        return importlib.import_module(path)
+    file = (folder / path).resolve()
+    if not file.is_file():
+        raise WrongUse(f"{str(file)!r} is not there; langgraph.json names it")
+    spec = importlib.util.spec_from_file_location(f"graphguard_loaded_{file.stem}", file)
+    assert spec is not None  # noqa: S101 - a .py file always has one
+    assert spec.loader is not None  # noqa: S101 - likewise
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _made(target: Any) -> object:  # noqa: ANN401 - whatever the user's file has
+    """What a factory makes; a graph itself is none."""
+    if isinstance(target, (StateGraph, CompiledStateGraph)) or not callable(target):
+        return target
+    made = target({}) if inspect.signature(target).parameters else target()
+    return asyncio.run(made) if inspect.iscoroutine(made) else made

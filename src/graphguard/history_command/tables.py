@@ -1,0 +1,35 @@
+"""Rows as tables: as wide as the terminal; for a pipe or a file, as wide as needed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+__all__ = ["show_rows"]
+
+_UNBOUND: Final = 400
+_RIGHT: Final = frozenset({"#", "step", "calls", "USD", "branch", "saved", "of", "calls saved", "trips"})
+_WHOLE: Final = frozenset({"#", "step", "calls", "USD", "branch"})
+
+
+def show_rows(rows: Sequence[Mapping[str, str]]) -> None:
+    """Print rows of the same columns; columns without any content are left out."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = _UNBOUND
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    columns = [name for name in rows[0] if any(row[name] for row in rows)] if rows else []
+    for name in columns:
+        justify = "right" if name in _RIGHT else "left"
+        fold = "fold" if name == "checkpoint" else "ellipsis"
+        table.add_column(name, justify=justify, no_wrap=name in _WHOLE, overflow=fold)  # type: ignore[arg-type] # words of rich
+    for row in rows:
+        table.add_row(*(Text(row[name]) for name in columns))
+    console.print(table)

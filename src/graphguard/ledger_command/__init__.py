@@ -1,0 +1,1 @@
+"""`graphguard ledger`: what a ledger knows, on the command line."""

@@ -1,8 +1,10 @@
 # Every word sets up .venv by itself, and again when the requirements have changed.
-.PHONY: demo test check docs bench soak lowest lock clean
+.PHONY: demo test dev check docs bench soak lowest lock clean
 
 # The Python that .venv is made with, if not the first one that fits: make PYTHON=python3.12
 PYTHON ?=
+# More words for `langgraph dev`, such as DEV='--no-browser --port 8123'.
+DEV ?=
 # How the tests are run; WORKERS=0 keeps them in one process, where a debugger works.
 WORKERS ?= 2
 PYTEST := .venv/bin/pytest -n $(WORKERS) --dist worksteal
@@ -22,6 +24,10 @@ demo: $(READY)  ## a runaway agent, without a budget and with one
 
 test: $(READY)  ## all tests
 	$(PYTEST)
+
+dev: $(READY)  ## the graphs in examples/ on a LangGraph server of this machine; Studio opens in the browser
+	GRAPHGUARD_LEDGER=$${GRAPHGUARD_LEDGER-$(CURDIR)/graphguard-ledger.sqlite} LANGSMITH_TRACING=$${LANGSMITH_TRACING-false} \
+		.venv/bin/langgraph dev --host 127.0.0.1 $(DEV)
 
 docs: $(READY)  ## the examples in the README, docs/ and docstrings
 	$(PYTEST) tests/test_docs.py

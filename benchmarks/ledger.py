@@ -72,7 +72,8 @@ class Figures:
 def measured(pairs: Sequence[Pair], count: int) -> Figures:
     """Run `count` pairs, shared among the callers, and give the figures."""
     took: list[list[float]] = [[] for _ in pairs]
-    ready = threading.Barrier(len(pairs) + 1)
+    began: list[tuple[float, float]] = []
+    ready = threading.Barrier(len(pairs), lambda: began.append((time.perf_counter(), time.process_time())))
 
     def call(at: int) -> None:
         pair, mine = pairs[at], took[at]
@@ -86,11 +87,9 @@ def measured(pairs: Sequence[Pair], count: int) -> Figures:
     threads = [threading.Thread(target=call, args=(at,)) for at in range(len(pairs))]
     for thread in threads:
         thread.start()
-    ready.wait()
-    begun, worked = time.perf_counter(), time.process_time()
     for thread in threads:
         thread.join()
-    seconds, worked = time.perf_counter() - begun, time.process_time() - worked
+    seconds, worked = time.perf_counter() - began[0][0], time.process_time() - began[0][1]
     every = sorted(1_000 * one for mine in took for one in mine)
     middle, high = every[len(every) // 2], every[len(every) * 99 // 100]
     return Figures(len(every) / seconds, 1_000 * worked / len(every), middle, high, every[-1])
@@ -334,7 +333,8 @@ def main() -> int:
             place: Callable[[int], object] = in_memory if name == "memory" else in_file
             if name == "postgres":
                 place = functools.partial(in_postgres, address=stack.enter_context(server(asked.postgres)))
-            missed += compare(name, place, count=asked.pairs, rounds=asked.rounds)
+            count = asked.pairs // (5 if name == "postgres" else 1)  # it waits for the disk at each commit
+            missed += compare(name, place, count=count, rounds=asked.rounds)
     print("\n".join(missed) or "all goals met")
     return 1 if missed and asked.check else 0
 

@@ -43,6 +43,7 @@ ORDER = (
     "functional",
     "guard",
     "account",
+    "server",
     "history",
     "doorless",
     "fitting",
@@ -53,6 +54,7 @@ ORDER = (
     "ledger_command",
     "history_command",
     "calibrate_command",
+    "check_command",
     "cli",
     "testing",
 )

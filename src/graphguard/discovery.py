@@ -16,7 +16,7 @@ from langgraph.pregel import Pregel
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["evidence", "mentions", "models_in"]
+__all__ = ["evidence", "mentions", "models_in", "reach"]
 
 _DEPTH: Final = 8
 _LIBRARIES: Final = ("langchain_core", "langgraph", "langsmith", "pydantic", "openai", "anthropic", "httpx")
@@ -57,20 +57,20 @@ def mentions(thing: object, name: str) -> bool:
     >>> mentions(lambda: Mapping, "Mapping"), mentions(lambda: Mapping, "Iterator")
     (True, False)
     """
-    functions = (found for found in _reach(thing) if isinstance(found, types.FunctionType) and not _from_library(found))
+    functions = (found for found in reach(thing) if isinstance(found, types.FunctionType) and not _from_library(found))
     return any(name in _names(function.__code__) for function in functions)
 
 
 def _walk(root: object) -> Iterator[object]:
     """Models, graphs, model classes and model factories reachable from `root`, nearest first."""
-    return (thing for thing in _reach(root) if _is_found(thing, root))
+    return (thing for thing in reach(root) if _is_found(thing, root))
 
 
 def _is_found(thing: object, root: object) -> bool:
     return _is_model(thing) and (thing is not root or not isinstance(thing, Pregel))
 
 
-def _reach(root: object) -> Iterator[object]:
+def reach(root: object) -> Iterator[object]:
     """What is reachable from `root`, nearest first, with models, graphs and tools but nothing inside of those."""
     seen: set[int] = set()
     level: list[object] = [root]

@@ -38,7 +38,7 @@ from graphguard.trip import merge_trip
 from graphguard.ways import BRANCH, AnyRunnable, Finish, Ways, finish_of, finished, renamed, start_node
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from langgraph.pregel import Pregel
 
@@ -439,6 +439,7 @@ def _add_gates(new: AnyGraph, meter: Meter, gate_of: Mapping[str, str], review: 
         return
     settings = meter.settings
     asks = settings.on_trip == "interrupt"
+    own = {*gate_of.values(), review}
     for name, gate in gate_of.items():
         node = new.nodes[name]
         deferred = isinstance(new.channels[f"{BRANCH}{name}"], LastValueAfterFinish)
@@ -449,12 +450,12 @@ def _add_gates(new: AnyGraph, meter: Meter, gate_of: Mapping[str, str], review: 
             new.nodes[name] = node.copy({"triggers": [t for t in node.triggers if t not in joins]})
         ends = [name, *([review] if asks else []), *([settings.to] if settings.to else []), END]
         decide = functools.partial(gates.at_gate, node=name, gate=gate, review=review)
-        new.nodes[gate] = _own_node(gate, [channel, *joins], decide, meter, ends, talks=talks)
+        new.nodes[gate] = _own_node(gate, [channel, *joins], decide, meter, ends, own=own, talks=talks)
     if asks:
         channel = f"{BRANCH}{review}"
         new.channels[channel] = EphemeralValue(object, guard=False)
         ends = [*gate_of.values(), END]
-        new.nodes[review] = _own_node(review, [channel], gates.at_review, meter, ends, talks=talks)
+        new.nodes[review] = _own_node(review, [channel], gates.at_review, meter, ends, own=own, talks=talks)
 
 
 def _own_node(
@@ -464,11 +465,13 @@ def _own_node(
     meter: Meter,
     ends: Sequence[str],
     *,
+    own: Collection[str],
     talks: bool,
 ) -> PregelNode:
     def run(given: object, config: RunnableConfig) -> Command[str]:  # noqa: ARG001 - a node is called with its input
         scope = Scope(meter, Task.of(config), current_scope(), talks=talks)
         scope.recover()
+        scope.task.spare_step(own)
         command = decide(scope, scope.breach())
         meter.finish(scope)
         return command
@@ -476,6 +479,7 @@ def _own_node(
     async def arun(given: object, config: RunnableConfig) -> Command[str]:  # noqa: ARG001 - see run
         scope = Scope(meter, Task.of(config), current_scope(), talks=talks)
         await scope.arecover()
+        scope.task.spare_step(own)
         command = decide(scope, await scope.abreach())
         meter.finish(scope)
         return command

@@ -61,7 +61,7 @@ __all__ = ["BudgetMiddleware"]
 _MODEL_NODE: Final = "model"
 
 
-class BudgetMiddleware(AgentMiddleware[AgentState[ResponseT], ContextT, ResponseT]):
+class BudgetMiddleware(AgentMiddleware[AgentState[ResponseT], ContextT]):
     """Middleware for `create_agent` that lets no model call start that the budgets can't pay for.
 
     Put it first in the list: its end then comes after everything else's, and nothing is called outside of it.

@@ -5,11 +5,11 @@ The server asks for such a graph at each run, and shows its settings in Studio. 
 
 from __future__ import annotations
 
+import copy
 import functools
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from langgraph.graph.state import CompiledStateGraph, StateGraph
@@ -20,6 +20,7 @@ from graphguard.guard import guard, model_nodes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from decimal import Decimal
 
     from langchain_core.runnables import RunnableConfig
 
@@ -45,8 +46,9 @@ def adjustable(graph: AnyBuilder | AnyGraph, /, **limits: Budget) -> Callable[[R
         limits: One budget with one limit for each setting; the limit is what counts where nobody says anything.
 
     Returns:
-        A function of the run's config that gives the compiled graph. It raises `InvalidBudget` for a run with a setting
-        that can't be a limit; who only looks at such a thread or assistant gets the graph with the budgets' own amounts.
+        A function of the run's config that gives the compiled graph. It raises `InvalidBudget` for a run with a
+        setting that can't be a limit; who only looks at a thread or assistant gets the graph with the budgets' own
+        amounts.
 
     Raises:
         InvalidBudget: A setting's budget has several limits, counts only some calls, keeps something, or the graph's
@@ -158,6 +160,6 @@ def _shown(graph: AnyGraph, schema: dict[str, Any]) -> AnyGraph:
         "__module__": cls.__module__,
         "__doc__": cls.__doc__,
     }
-    shown = graph.copy()
+    shown = copy.copy(graph)
     shown.__class__ = type(cls.__name__, (cls,), namespace)
     return shown

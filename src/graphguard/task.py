@@ -20,7 +20,7 @@ from graphguard.accounts import limit_key
 from graphguard.scope import new_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Container, Sequence
 
     from langchain_core.runnables import RunnableConfig
     from langgraph._internal._scratchpad import PregelScratchpad
@@ -295,6 +295,15 @@ class Task:
         tasks = list(getattr(self._loop_in(self.config), "tasks", {}).values())
         # A function called as a task of its own has the path of its caller in its path.
         return any(task.name != self.node and not isinstance(task.path[1], tuple) for task in tasks)
+
+    def spare_step(self, nodes: Container[str]) -> None:
+        """Leave the superstep out of the run's recursion limit if only these nodes run in it: bare graphs don't."""
+        loop = self.loop
+        tasks = list(getattr(loop, "tasks", {}).values())
+        # The loop stops at this step; what nodes see as their remaining steps is reckoned from it too. Of several
+        # tasks one says so.
+        if tasks and all(task.name in nodes for task in tasks) and self.id == min(task.id for task in tasks):
+            loop.stop += 1  # type: ignore[attr-defined] # a loop with tasks
 
     @property
     def answered(self) -> bool:

@@ -1,4 +1,4 @@
-"""Models that are chosen at run time are charged at the price of the one that answered; and a real shell."""
+"""Models that are chosen at run time are charged at the price of the one that answered; a real shell, real files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ from typing import Any
 
 import pytest
 from langchain.agents import create_agent
-from langchain.agents.middleware import AgentMiddleware, HostExecutionPolicy, ShellToolMiddleware
+from langchain.agents.middleware import (
+    AgentMiddleware,
+    FilesystemFileSearchMiddleware,
+    HostExecutionPolicy,
+    ShellToolMiddleware,
+)
 from langchain.agents.structured_output import ProviderStrategy
 from langchain.chat_models import init_chat_model
 from langchain_core.messages import HumanMessage
@@ -103,6 +108,20 @@ def test_structured_output_of_the_provider_is_charged(kind, server):
 
     assert graph.invoke(HI)["structured_response"] == Sum(total=3)
     assert ledger.total().calls == len(lane.billed) == 1
+
+
+@over_kinds
+def test_a_search_in_files_runs_unchanged(kind, tmp_path):
+    """Tools that middleware brings run as they did, and cost nothing."""
+    (tmp_path / "notes.md").write_text("hello")
+    model, ledger = Scripted(script=[tool_call("glob_search", pattern="*.md"), "done"]), MemoryLedger()
+    search = FilesystemFileSearchMiddleware(root_path=str(tmp_path), use_ripgrep=False)
+    graph = guarded(kind, model, ledger, middleware=[search], checkpointer=InMemorySaver())
+
+    out = graph.invoke(HI, CONFIG)
+
+    assert "notes.md" in out["messages"][2].content
+    assert model.billed == ledger.total().calls == Spend.of(graph.get_state(CONFIG)).calls == 2
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # LangChain leaves its pipes open

@@ -15,6 +15,7 @@ from langchain.agents.middleware import (
     ModelFallbackMiddleware,
     ModelRetryMiddleware,
     SummarizationMiddleware,
+    ToolRetryMiddleware,
     after_agent,
 )
 from langchain.agents.structured_output import ToolStrategy
@@ -370,6 +371,62 @@ async def test_each_attempt_counts_and_a_refusal_is_not_one(other, place, mode):
 
     assert agent.model.billed == 3
     assert agent.counted_once()
+    assert agent.last.startswith("I stopped here")
+
+
+class Twice(AgentMiddleware):
+    """Asks the model twice and takes the second answer."""
+
+    def __init__(self, _: Any) -> None:
+        super().__init__()
+
+    def wrap_model_call(self, request: Any, handler: Any) -> Any:
+        handler(request)
+        return handler(request)
+
+    async def awrap_model_call(self, request: Any, handler: Any) -> Any:
+        await handler(request)
+        return await handler(request)
+
+
+class Never(Twice):
+    """Answers by itself."""
+
+    def wrap_model_call(self, request: Any, handler: Any) -> Any:
+        return AIMessage("by myself")
+
+    async def awrap_model_call(self, request: Any, handler: Any) -> Any:
+        return AIMessage("by myself")
+
+
+@over_modes
+@pytest.mark.parametrize("place", ["before", "beside"])
+@pytest.mark.parametrize(("other", "calls"), [(Twice, 2), (Never, 0)])
+async def test_each_call_of_a_handler_counts(other, calls, place, mode):
+    """However often other middleware calls the model for one answer, so often it is charged."""
+    agent = Agent(Budget(calls=9), script=["done"], **{place: [other]})
+
+    await agent.run(mode)
+
+    assert agent.model.billed == calls
+    assert agent.counted_once()
+
+
+def _tool_retries(_: Scripted) -> AgentMiddleware[Any, Any]:
+    return ToolRetryMiddleware(max_retries=2, initial_delay=0, jitter=False)
+
+
+@over_modes
+@pytest.mark.parametrize("place", ["before", "beside"])
+async def test_a_refusal_in_a_tool_is_not_tried_again(place, mode):
+    """A tool whose subagent is refused is not run again by middleware that retries tools."""
+    inner = Scripted(script=["found"])
+    tools = [_subagent(inner)[mode]]
+    agent = Agent(Budget(calls=1), script=[_asks(mode), "done"], tools=tools, **{place: [_tool_retries]})
+
+    await agent.run(mode)
+
+    assert (agent.model.billed, inner.billed) == (1, 0)
     assert agent.last.startswith("I stopped here")
 
 

@@ -35,14 +35,14 @@ def limited():
 def test_a_tenth_goes_at_once(limited):
     """Of 600 requests a minute 60 need not wait, and the next one waits a ninth of a second."""
     rate = limited(600)
-    assert seconds(lambda: [rate.acquire() for _ in range(60)]) < 0.5
+    assert seconds(lambda: [rate.acquire() for _ in range(60)]) < 3
     assert seconds(rate.acquire) > 0.05
 
 
 def test_tokens_are_limited_by_their_mean(limited):
     """At 600,000 tokens a minute, calls of 20,000: three at once, then five a second at most."""
     rate = limited(None, 600_000, tokens_per_call=20_000)
-    assert seconds(lambda: [rate.acquire() for _ in range(3)]) < 0.5
+    assert seconds(lambda: [rate.acquire() for _ in range(3)]) < 1.5
     assert seconds(rate.acquire) > 1
 
 
@@ -58,7 +58,7 @@ def test_what_calls_left_over_is_given_back(limited):
     rate = limited(None, 600_000, tokens_per_call=20_000)
     for _ in range(3):
         rate.tell(0, aside=rate.acquire())
-    assert seconds(lambda: [rate.acquire() for _ in range(3)]) < 0.5
+    assert seconds(lambda: [rate.acquire() for _ in range(3)]) < 1.5
 
 
 def test_a_call_larger_than_what_goes_at_once_waits_for_its_parts(limited):

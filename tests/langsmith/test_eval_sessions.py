@@ -42,6 +42,9 @@ def test_sum(spending):
 def session(pytester, monkeypatch):
     """Give a function that runs the tests of a session with a cap."""
     monkeypatch.setenv("LANGSMITH_TRACING", "false")
+    monkeypatch.delenv(
+        "PYTEST_XDIST_TESTRUNUID", raising=False
+    )  # or these sessions would share the outer one's account
 
     def run(options, tests=CALLS, *arguments):
         pytester.makeconftest(CONFTEST.format(options=options))
@@ -77,6 +80,15 @@ def test_tests_of_the_langsmith_plugin_are_capped(session, monkeypatch):
     monkeypatch.setenv("LANGSMITH_TEST_TRACKING", "false")
     marked = CALLS.replace("@pytest.mark.parametrize", "@pytest.mark.langsmith\n@pytest.mark.parametrize")
     session("calls=6", marked).assert_outcomes(passed=8, failed=2)
+
+
+def test_workers_of_one_run_share_the_cap(session, monkeypatch, tmp_path):
+    """What pytest-xdist calls one run is one account, wherever its workers keep the same ledger."""
+    monkeypatch.setenv("PYTEST_XDIST_TESTRUNUID", "run-1")
+    path = tmp_path / "ledger.sqlite"
+    options = f"calls=12, ledger=__import__('graphguard').SqliteLedger({str(path)!r})"
+    session(options, CALLS.partition("def test_sum")[0]).assert_outcomes(passed=9)
+    session(options, CALLS.partition("def test_sum")[0]).assert_outcomes(passed=5, failed=4)
 
 
 def test_a_cap_needs_a_limit():

@@ -4,21 +4,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
+import langchain.agents.middleware as middlewares
 from langchain.agents import create_agent
 from langchain.agents.middleware import (
     AgentMiddleware,
     ClearToolUsesEdit,
     ContextEditingMiddleware,
-    FilesystemFileSearchMiddleware,
     HumanInTheLoopMiddleware,
     LLMToolEmulator,
     LLMToolSelectorMiddleware,
     ModelCallLimitMiddleware,
     ModelFallbackMiddleware,
-    ModelRetryMiddleware,
     PIIMiddleware,
     SummarizationMiddleware,
     TodoListMiddleware,
@@ -33,11 +31,17 @@ from pydantic import BaseModel
 
 from tests.laws.agents import HI, TOOL_USE, adding
 from tests.laws.shapes import Bench, shape
-from tests.needs import SUMMARY_TRIGGERS, skip_without
+from tests.needs import MODEL_RETRIES, SUMMARY_TRIGGERS, skip_without
 from tests.scripted import Scripted, tool_call
 
 APPROVED = ({"decisions": [{"type": "approve"}]},)
 SIX = {"messages": [HumanMessage(f"hi {n}") for n in range(6)]}
+
+
+def retrying() -> AgentMiddleware[Any, Any]:
+    """Give what calls a model again that failed."""
+    skip_without(*MODEL_RETRIES)
+    return middlewares.ModelRetryMiddleware(max_retries=2, initial_delay=0, jitter=False)
 
 
 def agent(bench: Bench, *middleware: AgentMiddleware[Any, Any], **options: Any) -> Any:
@@ -64,7 +68,7 @@ def agent_with_fallback(bench):
 
 @shape("model", given=HI, script=(ValueError("a slip"), *TOOL_USE))
 def agent_with_model_retry(bench):
-    return agent(bench, ModelRetryMiddleware(max_retries=2, initial_delay=0, jitter=False))
+    return agent(bench, retrying())
 
 
 @shape("model", given=HI, script=(tool_call("fail"), "done"))
@@ -112,11 +116,6 @@ def agent_that_hides_addresses(bench):
     return agent(bench, PIIMiddleware("email", apply_to_output=True))
 
 
-@shape("model", given=HI, script=(tool_call("glob_search", pattern="*.md"), "done"))
-def agent_that_searches_files(bench):
-    return agent(bench, FilesystemFileSearchMiddleware(root_path=str(Path(__file__).parent), use_ripgrep=False))
-
-
 @shape("model", given=HI, script=TOOL_USE)
 def agent_with_a_model_chosen_by_the_call(bench):
     class Chooser(AgentMiddleware):
@@ -156,12 +155,13 @@ def agent_that_only_gives_structured_output(bench):
     return agent(bench, response_format=ToolStrategy(Sum), tools=[])
 
 
-def _all(bench: Bench) -> list[AgentMiddleware[Any, Any]]:
+def everything(bench: Bench) -> list[AgentMiddleware[Any, Any]]:
+    """Give one of each middleware that changes what an agent does, those that ask the model included."""
     return [
         ModelCallLimitMiddleware(run_limit=9),
         ToolCallLimitMiddleware(run_limit=9),
         ModelFallbackMiddleware(bench.model),
-        ModelRetryMiddleware(max_retries=2, initial_delay=0, jitter=False),
+        retrying(),
         SummarizationMiddleware(bench.model, trigger=("messages", 6), keep=("messages", 2)),
         LLMToolSelectorMiddleware(model=bench.model, on_parsing_failure="all"),
         HumanInTheLoopMiddleware(interrupt_on={"add": True}),
@@ -178,10 +178,10 @@ EVERYTHING = ("a summary", CHOICE, tool_call("add"), CHOICE, "done")
 @shape("SummarizationMiddleware.before_model", "model", given=SIX, script=EVERYTHING, resumes=APPROVED)
 def agent_with_everything(bench):
     skip_without(*SUMMARY_TRIGGERS)
-    return agent(bench, *_all(bench))
+    return agent(bench, *everything(bench))
 
 
 @shape("SummarizationMiddleware.before_model", "model", given=SIX, script=EVERYTHING, resumes=APPROVED)
 def agent_with_everything_the_other_way_round(bench):
     skip_without(*SUMMARY_TRIGGERS)
-    return agent(bench, *reversed(_all(bench)))
+    return agent(bench, *reversed(everything(bench)))

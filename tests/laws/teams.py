@@ -7,15 +7,13 @@ from __future__ import annotations
 import operator
 from typing import Annotated, Any, Literal, NotRequired
 
-from deepagents import create_deep_agent
+import pytest
 from langchain.agents import create_agent
 from langchain.agents.middleware import AgentState, wrap_model_call
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.tools import BaseTool, InjectedToolCallId, tool
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Command, Send
-from langgraph_supervisor import create_supervisor
-from langgraph_swarm import create_handoff_tool, create_swarm
 from typing_extensions import TypedDict
 
 from tests.laws.agents import HI, TOOL_USE, adding
@@ -107,15 +105,17 @@ def hand_over_between_agents(bench):
 
 @shape("adder", "supervisor:agent", given=HI, script=(tool_call("transfer_to_adder"), *TOOL_USE, "told"))
 def supervisor(bench):
+    create_supervisor = pytest.importorskip("langgraph_supervisor").create_supervisor
     adder = create_agent(bench.model, [adding(bench.log)], name="adder")
     return create_supervisor([adder], model=bench.model).compile()
 
 
 @shape("ada:model", "bob:model", given=HI, script=(tool_call("transfer_to_bob"), *TOOL_USE))
 def swarm(bench):
-    ada = create_agent(bench.model, [create_handoff_tool(agent_name="bob")], name="ada")
+    swarms = pytest.importorskip("langgraph_swarm")
+    ada = create_agent(bench.model, [swarms.create_handoff_tool(agent_name="bob")], name="ada")
     bob = create_agent(bench.model, [adding(bench.log)], name="bob")
-    return create_swarm([ada, bob], default_active_agent="ada").compile()
+    return swarms.create_swarm([ada, bob], default_active_agent="ada").compile()
 
 
 class Routed(TypedDict):
@@ -182,19 +182,24 @@ def evaluator_and_optimiser(bench):
 
 # Deep agents
 
+
+def _deep(*args: Any, **options: Any) -> Any:
+    return pytest.importorskip("deepagents").create_deep_agent(*args, **options)
+
+
 HELP = {"description": "Add.", "subagent_type": "adder"}
 
 
 @shape("model", given=HI, script=(tool_call("task", **HELP), *TOOL_USE, "told"))
 def deep_agent_with_declared_subagent(bench):
     adder = {"name": "adder", "description": "Adds.", "system_prompt": "Add.", "tools": [adding(bench.log)]}
-    return create_deep_agent(bench.model, subagents=[adder])
+    return _deep(bench.model, subagents=[adder])
 
 
 @shape("model", given=HI, script=(tool_call("task", **HELP), *TOOL_USE, "told"))
 def deep_agent_with_compiled_subagent(bench):
     adder = create_agent(bench.model, [adding(bench.log)])
-    return create_deep_agent(bench.model, subagents=[{"name": "adder", "description": "Adds.", "runnable": adder}])
+    return _deep(bench.model, subagents=[{"name": "adder", "description": "Adds.", "runnable": adder}])
 
 
 @shape(
@@ -203,12 +208,12 @@ def deep_agent_with_compiled_subagent(bench):
     script=(tool_call("task", description="Add.", subagent_type="general-purpose"), *TOOL_USE, "told"),
 )
 def deep_agent_with_general_purpose_subagent(bench):
-    return create_deep_agent(bench.model, [adding(bench.log)])
+    return _deep(bench.model, [adding(bench.log)])
 
 
 @shape("model", given=HI, script=TOOL_USE, resumes=({"decisions": [{"type": "approve"}]},))
 def deep_agent_with_human(bench):
-    return create_deep_agent(bench.model, [adding(bench.log)], interrupt_on={"add": True})
+    return _deep(bench.model, [adding(bench.log)], interrupt_on={"add": True})
 
 
 @shape(
@@ -219,4 +224,4 @@ def deep_agent_with_human(bench):
 )
 def deep_subagent_with_human(bench):
     adder = {"name": "adder", "description": "Adds.", "system_prompt": "Add.", "tools": [adding(bench.log)]}
-    return create_deep_agent(bench.model, subagents=[{**adder, "interrupt_on": {"add": True}}])
+    return _deep(bench.model, subagents=[{**adder, "interrupt_on": {"add": True}}])

@@ -6,6 +6,7 @@ import pytest
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
+from langgraph.errors import GraphRecursionError
 from langgraph.types import Command
 
 from graphguard import Budget, Spend, guard, model_nodes
@@ -95,6 +96,30 @@ async def test_plain_invoke_returns_the_same(shape, mode):
 
     assert plain(guarded) == plain(bare)
     assert set(guarded) == set(bare) if isinstance(bare, dict) else True
+
+
+UNRESUMED = [shape for shape in SHAPES.values() if "sync" in shape.modes and not shape.resumes]
+
+
+@pytest.mark.parametrize("gate", ["auto", "node"])
+@pytest.mark.parametrize("shape", UNRESUMED, ids=[shape.name for shape in UNRESUMED])
+def test_what_fits_a_recursion_limit_still_does(shape, gate):
+    """The smallest `recursion_limit` that the bare graph fits is enough for the guarded one."""
+    if gate == "node" and shape.skewed:
+        pytest.skip("a gate node shifts this shape, which is why auto doesn't choose one")
+
+    limit = next(limit for limit in range(1, 61) if _fits(shape.bare(shape.bench()), shape.given, limit))
+
+    assert _fits(shape.guarded(shape.bench(), RICH, gate=gate), shape.given, limit)
+
+
+def _fits(graph, given, limit):
+    # create_agent's graphs bring a limit of their own, which the config given here overrides.
+    try:
+        graph.invoke(given, {"recursion_limit": limit})
+    except GraphRecursionError:
+        return False
+    return True
 
 
 @pytest.mark.parametrize("gate", ["auto", "inline"])

@@ -16,7 +16,7 @@ from langgraph.errors import GraphRecursionError
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.managed import RemainingSteps
 from langgraph.runtime import Runtime
-from langgraph.types import CachePolicy, RetryPolicy, Send
+from langgraph.types import CachePolicy, Command, RetryPolicy, Send
 from typing_extensions import TypedDict
 
 from graphguard import Budget, BudgetExceeded, MemoryLedger, Spend, Trip, guard, to
@@ -431,22 +431,30 @@ async def test_b23_waiting_for_room_never_blocks_for_good(gate, sync, at_once):
 # B24
 
 
-def test_b24_inline_gates_take_no_steps():
-    """With inline gates a graph fits its recursion limit exactly as the bare one does."""
+@SYNC
+@pytest.mark.parametrize("gate", ["bare", "node", "inline"])
+async def test_b24_gates_take_no_steps(gate, sync):
+    """A graph fits its recursion limit exactly as the bare one does, whichever gates it has."""
     names = list("abcdef")
+    bare = line(Scripted(), *names)
+    graph = (bare if gate == "bare" else guard(bare, Budget(calls=9), gate=gate)).compile()
 
-    for graph in (line(Scripted(), *names).compile(), guard(line(Scripted(), *names), gate="inline").compile()):
-        assert graph.invoke({"log": []}, {"recursion_limit": 7}) == {"log": names}
-        with pytest.raises(GraphRecursionError):
-            graph.invoke({"log": []}, {"recursion_limit": 6})
+    assert await run(graph, {"log": []}, {"recursion_limit": 7}, sync=sync) == {"log": names}
+    with pytest.raises(GraphRecursionError):
+        await run(graph, {"log": []}, {"recursion_limit": 6}, sync=sync)
 
 
-def test_b24_gate_node_takes_one_step():
-    """Each gate node takes one step, and no more: six gated nodes fit the bare graph's limit of 7 and six more."""
+@GATES
+def test_b24_a_question_takes_no_steps(gate):
+    """A run that asks a person and goes on fits the limits that its parts need without a question."""
     names = list("abcdef")
-    graph = guard(line(Scripted(), *names), Budget(calls=9), gate="node").compile()
+    graph = guard(line(Scripted(), *names), Budget(calls=3), gate=gate, on_trip="interrupt")
+    compiled = graph.compile(checkpointer=InMemorySaver())
+    config: RunnableConfig = {"recursion_limit": 4, "configurable": {"thread_id": "t"}}
 
-    assert graph.invoke({"log": []}, {"recursion_limit": 7 + 6}) == {"log": names}
+    compiled.invoke({"log": []}, config)
+
+    assert compiled.invoke(Command(resume=9), config)["log"] == names
 
 
 def looping(model: Scripted) -> StateGraph:

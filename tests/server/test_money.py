@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -74,7 +73,7 @@ async def settled(world, holds):
 
 @pytest.mark.parametrize("strategy", ["reject", "enqueue", "interrupt", "rollback"])
 async def test_b113_double_texting_refunds_nothing(world, client, strategy):
-    """Whatever becomes of the first of two runs on a thread, its call stays spent, and the budget holds for the next."""
+    """Whatever becomes of the first of two runs on a thread, its call stays spent, and the budget holds on."""
     thread, prompt = await new_thread(client), f"wait {strategy}"
     first = await in_flight(world, client, thread, "of_thread", prompt)
 

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from langgraph.pregel.remote import RemoteGraph
 from langgraph_sdk import get_client, get_sync_client
 
 from graphguard import NothingToTopUp, atop_up, top_up
-from tests.server.test_dev_server import HI, url  # noqa: F401 - the fixture that runs a server
+from tests.server.serving import dev_server
 
+FILE = Path(__file__).with_name("graphs.py")
+HI = {"messages": [{"role": "user", "content": "hi"}]}
 pytestmark = pytest.mark.xdist_group("dev-server")
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory):
+    """Give the address of a server that asks nobody who they are; it ends with the module."""
+    graphs = {name: f"{FILE}:{name}" for name in ("sync_node", "inline", "agent")}
+    with dev_server(tmp_path_factory.mktemp("server"), {"dependencies": ["."], "graphs": graphs}) as server:
+        yield server.url
 
 
 def thread(name: str) -> dict[str, object]:
@@ -18,7 +30,7 @@ def thread(name: str) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("graph", ["sync_node", "inline"])
-def test_the_sync_client_answers_the_question(url, graph):  # noqa: F811 - the fixture
+def test_the_sync_client_answers_the_question(url, graph):
     """A question that waits on the server is answered, and the run goes on there."""
     with get_sync_client(url=url) as client:
         name = client.threads.create()["thread_id"]
@@ -31,7 +43,7 @@ def test_the_sync_client_answers_the_question(url, graph):  # noqa: F811 - the f
     assert (state["values"]["spend"]["calls"], state["next"]) == (6, [])
 
 
-async def test_the_async_client_goes_on_after_an_end(url):  # noqa: F811 - the fixture
+async def test_the_async_client_goes_on_after_an_end(url):
     """A run that a trip ended goes on, and the closing message is gone."""
     async with get_client(url=url) as client:
         name = (await client.threads.create())["thread_id"]
@@ -47,19 +59,19 @@ async def test_the_async_client_goes_on_after_an_end(url):  # noqa: F811 - the f
     ]
 
 
-def test_a_remote_graph_goes_on_too(url):  # noqa: F811 - the fixture
+def test_a_remote_graph_goes_on_too(url):
     """LangGraph's RemoteGraph is topped up like a graph of one's own."""
-    graph = RemoteGraph("sync_node", url=url)
     with get_sync_client(url=url) as client:
+        graph = RemoteGraph("sync_node", sync_client=client)
         config = thread(client.threads.create()["thread_id"])
-    graph.invoke(HI, config)
+        graph.invoke(HI, config)
 
-    output = top_up(graph, config, calls=100)
+        output = top_up(graph, config, calls=100)
 
     assert len(output["messages"]) == 12
 
 
-async def test_each_client_has_its_function(url):  # noqa: F811 - the fixture
+async def test_each_client_has_its_function(url):
     """A blocking client is refused on an event loop, and a thread without a trip is told so."""
     with get_sync_client(url=url) as blocking, pytest.raises(NothingToTopUp, match=r"use get_client\(\)"):
         await atop_up(blocking, thread("t"), calls=1)

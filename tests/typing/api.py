@@ -6,8 +6,11 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import TypedDict, assert_type
 
+from langchain.agents import create_agent
+from langchain_core.language_models import BaseChatModel
 from langgraph.graph import StateGraph
 from langgraph.graph.state import CompiledStateGraph
+from langgraph.pregel import Pregel
 
 from graphguard import (
     Breach,
@@ -31,6 +34,7 @@ from graphguard import (
     remaining,
     to,
 )
+from graphguard.middleware import BudgetMiddleware
 
 
 def errors_carry_what_they_are_about(
@@ -68,6 +72,17 @@ def the_same_kind_of_graph_comes_out(
         CompiledStateGraph[State, None, State, State],
     )
     assert_type(model_nodes(builder), dict[str, ModelNode])
+
+
+def a_workflow_stays_a_workflow(essay: Pregel[State, None, State, State]) -> None:
+    """What `@entrypoint` made keeps its type."""
+    assert_type(guard(essay, Budget(usd=1)), Pregel[State, None, State, State])
+
+
+def middleware_fits_into_an_agent(model: BaseChatModel) -> None:
+    """`create_agent` takes it without a word from the checker."""
+    agent = create_agent(model, middleware=[BudgetMiddleware(Budget(usd=1), downgrade={0.8: "openai:gpt-5-nano"})])
+    guard(agent, Budget(calls=9))
 
 
 def amounts_are_decimals(charged: Charge, spent: Spend, trip: Trip) -> None:

@@ -125,8 +125,10 @@ class Search:
         found = list(_tripped(saved))
         for at in [at for at in self._told if own < at]:
             yield self._told.pop(at)
-        if found:
-            self._told.pop(own, None)
+        told = self._told.pop(own, None)
+        if told is not None and not found:  # a copy of a thread, without its tasks' writes
+            here = _placed(told, saved, ns)
+            yield replace(here, answer=told.answer, new_limit=told.new_limit)
         around = [self._later.get(place) for place in (saved.metadata.get("parents") or {}).items()]
         for trip in found:
             past = _placed(trip, saved, ns)
@@ -186,7 +188,7 @@ def _raised(saved: CheckpointTuple) -> _Limits:
 
 
 def _placed(trip: Trip, saved: CheckpointTuple, ns: str) -> PastTrip:
-    known = {each.name: getattr(trip, each.name) for each in fields(trip)}
+    known = {each.name: getattr(trip, each.name) for each in fields(Trip)}
     parents = saved.metadata.get("parents") or {}
     return PastTrip(
         **known,

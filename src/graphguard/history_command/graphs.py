@@ -9,9 +9,12 @@ import importlib.util
 import inspect
 import json
 import sys
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from langgraph.graph.state import CompiledStateGraph, StateGraph
+from langgraph.pregel import Pregel
+from langgraph.store.memory import InMemoryStore
 
 from graphguard.demo.mistakes import WrongUse
 
@@ -21,7 +24,22 @@ if TYPE_CHECKING:
     from graphguard.history.checkpoints import AnySaver
     from graphguard.placement import AnyGraph
 
-__all__ = ["graph_of", "with_saver"]
+__all__ = ["document_of", "graph_of", "made", "target_of", "with_saver"]
+
+
+def document_of(config: Path) -> dict[str, Any]:
+    """What a `langgraph.json` says.
+
+    Raises:
+        WrongUse: The file can't be read, or is no JSON object.
+    """
+    try:
+        document = json.loads(config.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise WrongUse(f"can't read {str(config)!r} ({error}); pass --config with your langgraph.json") from error
+    if not isinstance(document, dict):
+        raise WrongUse(f"{str(config)!r} is no langgraph.json: it must hold one JSON object")
+    return document
 
 
 def graph_of(name: str, config: Path) -> object:
@@ -30,10 +48,12 @@ def graph_of(name: str, config: Path) -> object:
     Raises:
         WrongUse: The file, the id, or what it points to is not there.
     """
-    try:
-        listed = json.loads(config.read_text("utf-8")).get("graphs")
-    except (OSError, ValueError, AttributeError) as error:
-        raise WrongUse(f"can't read {str(config)!r} ({error}); pass --config with your langgraph.json") from error
+    return made(target_of(name, config))
+
+
+def target_of(name: str, config: Path) -> object:
+    """What a `langgraph.json` lists under an id, a factory not called; raises as `graph_of` does."""
+    listed = document_of(config).get("graphs")
     if not isinstance(listed, dict) or name not in listed:
         known = ", ".join(sorted(listed)) if isinstance(listed, dict) and listed else "none"
         raise WrongUse(f"{str(config)!r} lists no graph {name!r}; it lists: {known}")
@@ -45,7 +65,7 @@ def graph_of(name: str, config: Path) -> object:
     module = _module(path, config.resolve().parent)
     if not hasattr(module, variable):
         raise WrongUse(f"{path!r} has no {variable!r}, which {str(config)!r} names for graph {name!r}")
-    return _made(getattr(module, variable))
+    return getattr(module, variable)
 
 
 def with_saver(graph: object, saver: AnySaver) -> AnyGraph:
@@ -72,18 +92,41 @@ def _module(path: str, folder: Path) -> object:
     file = (folder / path).resolve()
     if not file.is_file():
         raise WrongUse(f"{str(file)!r} is not there; langgraph.json names it")
-    spec = importlib.util.spec_from_file_location(f"graphguard_loaded_{file.stem}", file)
+    name = f"graphguard_loaded_{file.stem}_{abs(hash(file)):x}"
+    if name in sys.modules:  # of another graph of this file
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None  # noqa: S101 - a .py file always has one
     assert spec.loader is not None  # noqa: S101 - likewise
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
     return module
 
 
-def _made(target: Any) -> object:  # noqa: ANN401 - whatever the user's file has
-    """What a factory makes; a graph itself is none."""
-    if isinstance(target, (StateGraph, CompiledStateGraph)) or not callable(target):
+def made(target: Any) -> object:  # noqa: ANN401 - whatever the user's file has
+    """What a factory makes, as a server's looking at it would; a graph itself is none."""
+    if isinstance(target, (StateGraph, Pregel)) or not callable(target):
         return target
-    made = target({}) if inspect.signature(target).parameters else target()
-    return asyncio.run(made) if inspect.iscoroutine(made) else made
+    graph = target(*(_argument(each) for each in inspect.signature(target).parameters.values()))
+    if inspect.iscoroutine(graph):
+        return asyncio.run(graph)
+    return asyncio.run(_entered(graph)) if hasattr(graph, "__aenter__") else graph
+
+
+def _argument(parameter: inspect.Parameter) -> object:
+    """What a server gives to a factory: its runtime, if the parameter's type says so, or else a config."""
+    if "Runtime" in str(parameter.annotation):
+        return SimpleNamespace(
+            access_context="assistants.read", user=None, store=InMemoryStore(), execution_runtime=None
+        )
+    return {"configurable": {}}
+
+
+async def _entered(manager: Any) -> object:  # noqa: ANN401 - likewise
+    async with manager as graph:
+        return graph

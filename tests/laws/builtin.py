@@ -89,9 +89,9 @@ def agent_with_tool_retry(bench):
 CHOICE = tool_call("ToolSelectionResponse", tools=["add"])
 
 
-@shape("model", given=HI, script=(CHOICE, tool_call("add"), CHOICE, "done"))
+@shape("model", given=HI, script=(CHOICE, tool_call("add"), CHOICE, "done") * 20)
 def agent_that_selects_tools(bench):
-    return agent(bench, LLMToolSelectorMiddleware(model=bench.model, on_parsing_failure="all"))
+    return agent(bench, LLMToolSelectorMiddleware(model=bench.model))
 
 
 @shape("model", "tools", given=HI, script=(tool_call("add"), "3 and no more", "done"))
@@ -163,7 +163,7 @@ def everything(bench: Bench) -> list[AgentMiddleware[Any, Any]]:
         ModelFallbackMiddleware(bench.model),
         retrying(),
         SummarizationMiddleware(bench.model, trigger=("messages", 6), keep=("messages", 2)),
-        LLMToolSelectorMiddleware(model=bench.model, on_parsing_failure="all"),
+        LLMToolSelectorMiddleware(model=bench.model),
         HumanInTheLoopMiddleware(interrupt_on={"add": True}),
         ContextEditingMiddleware(edits=[ClearToolUsesEdit(trigger=10)]),
         TodoListMiddleware(),

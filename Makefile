@@ -9,7 +9,7 @@ DEV ?=
 WORKERS ?= 2
 PYTEST := .venv/bin/pytest -n $(WORKERS) --dist worksteal
 # What a lock is made from. The one there is is read first, so that only what must change does.
-LOCK := .venv/bin/uv pip compile --quiet pyproject.toml --group dev --all-extras \
+LOCK := .venv/bin/uv pip compile --quiet pyproject.toml --group dev --group docs --all-extras \
 	--universal --python-version 3.11 --no-header --no-emit-index-url --annotation-style line
 READY := .venv/ready
 LOWEST := .venv-lowest
@@ -49,7 +49,7 @@ soak: $(READY)  ## storms of kill -9 on the durable ledgers; some minutes
 	.venv/bin/python -m tests.soak.storm --ledger postgres --kills 1000
 
 lowest: $(LOWEST)/ready  ## the tests against the oldest releases that pyproject.toml allows; what needs newer ones is skipped
-	$(LOWEST)/bin/pytest -n $(WORKERS) --dist worksteal -W ignore tests/laws tests/rows tests/upstream tests/test_*.py
+	$(LOWEST)/bin/pytest -n $(WORKERS) --dist worksteal -W ignore tests/laws tests/agents tests/rows tests/upstream tests/test_*.py
 
 lock: $(READY)  ## requirements.lock after a change of pyproject.toml; UPGRADE=1 takes the newest of everything
 	$(LOCK) $(if $(UPGRADE),--upgrade) -o requirements.lock

@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 # What is looked at in more than one file, each with the release that it came with.
+FILE_SEARCH = ("langchain", "1.0.1", "FilesystemFileSearchMiddleware")
 MODEL_RETRIES = ("langchain", "1.1.0", "ModelRetryMiddleware")
 NODE_ATTEMPTS = ("langgraph", "1.1.3", "Runtime.execution_info, which numbers a node's attempts")
 NODE_ERROR_HANDLERS = ("langgraph", "1.2.0", "add_node(error_handler=)")

@@ -49,6 +49,7 @@ ORDER = (
     "fitting",
     "middleware",
     "langsmith",
+    "report",
     "dashboard",
     "demo",  # before the command line, which starts it
     "ledger_command",

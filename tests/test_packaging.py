@@ -7,6 +7,7 @@ import importlib
 import pickle
 import re
 import tomllib
+from decimal import Decimal
 from importlib.metadata import entry_points, metadata
 from importlib.resources import files
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 
 import graphguard
 from graphguard import errors
+from graphguard.langsmith.spec import EvalBudgetError
 from graphguard.trip import Trip
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,6 +35,7 @@ TRIP = Trip(budget="usd=0.5 per branch", limit=500_000_000, spent=490_000_000, n
 ERRORS = [
     errors.GraphguardError("something went wrong"),
     errors.BudgetExceeded(TRIP),
+    EvalBudgetError("too much", calls=30, max_calls=20, usd=Decimal("0.5"), max_cost_usd=Decimal("0.25")),
     errors.HoldMismatch("h1"),
     errors.InvalidBudget("usd must be positive"),
     errors.LedgerUnavailable("calls.sqlite", "database is locked"),

@@ -10,9 +10,11 @@ from io import TextIOWrapper
 import click
 
 from graphguard.calibrate_command import calibrate
+from graphguard.check_command.command import check
 from graphguard.demo.command import demo
 from graphguard.history_command.command import COMMANDS
 from graphguard.ledger_command.command import ledger
+from graphguard.report_command import report
 
 __all__ = ["graphguard", "main"]
 
@@ -44,8 +46,10 @@ def graphguard() -> None:
 
 
 graphguard.add_command(calibrate)
+graphguard.add_command(check)
 graphguard.add_command(demo)
 graphguard.add_command(ledger)
+graphguard.add_command(report)
 for command in COMMANDS:
     graphguard.add_command(command)
 

@@ -3,6 +3,7 @@
 ```
 GraphguardError
 ├── BudgetExceeded      also RuntimeError and GraphBubbleUp: no budget has room for the call
+├── EvalBudgetError     also RuntimeError: an evaluation does not fit its ceilings; in graphguard.langsmith
 ├── HistoryUnavailable  also LookupError: no history, thread or checkpoint is where it was looked for
 ├── HoldMismatch        also ValueError: one hold id was used for two different calls
 ├── InvalidBudget       also ValueError: a budget that can't be kept, found when it is made

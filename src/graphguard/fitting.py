@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from langchain.chat_models import init_chat_model
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import HumanMessage
+from langchain_core.messages import HumanMessage, SystemMessage
 
 from graphguard.bounds import input_bytes, tools_bound
 from graphguard.budget import amount_text
@@ -129,7 +129,9 @@ class Fitting:
 
 def _sent(request: ModelRequest[ContextT]) -> int:
     """An upper bound of the tokens that a request sends."""
-    prompt = [*([request.system_message] if request.system_message else ()), *request.messages]
+    # LangChain 1.0 has the text alone.
+    system = getattr(request, "system_message", None) or request.system_prompt
+    prompt = [*([SystemMessage(system) if isinstance(system, str) else system] if system else ()), *request.messages]
     schemas = [spec.json_schema for spec in getattr(request.response_format, "schema_specs", ())]
     return sum(input_bytes(prompt)) + tools_bound([*request.tools, *schemas])
 

@@ -7,13 +7,11 @@ import sys
 from typing import Any
 
 import pytest
-from deepagents import create_deep_agent
 from langchain.agents import create_agent
 from langchain.agents.middleware import (
     AgentMiddleware,
     LLMToolEmulator,
     ModelFallbackMiddleware,
-    ModelRetryMiddleware,
     SummarizationMiddleware,
     ToolRetryMiddleware,
     after_agent,
@@ -42,6 +40,7 @@ from graphguard import (
 )
 from graphguard.middleware import BudgetMiddleware
 from tests.conftest import thread
+from tests.laws.builtin import retrying
 from tests.laws.watching import plain
 from tests.needs import SUMMARY_TRIGGERS, needs
 from tests.recorded.server import Answer, RecordedServer
@@ -353,7 +352,7 @@ class Eager(AgentMiddleware):
 
 
 def _retries(model: Scripted) -> AgentMiddleware[Any, Any]:
-    return ModelRetryMiddleware(max_retries=2, initial_delay=0, jitter=False)
+    return retrying()
 
 
 def _falls_back(model: Scripted) -> AgentMiddleware[Any, Any]:
@@ -551,6 +550,7 @@ async def test_deep_agents_take_it_too(calls, mode):
     asked = tool_call("task", description="Add.", subagent_type="general-purpose")
     model = Scripted(script=[asked, tool_call("add"), "3", "told"])
     budget = BudgetMiddleware(Budget(calls=calls), ledger=ledger)
+    create_deep_agent = pytest.importorskip("deepagents").create_deep_agent
     graph = create_deep_agent(model, [add], middleware=[budget], checkpointer=InMemorySaver())
 
     await graph.ainvoke(HI, CONFIG) if mode == "async" else graph.invoke(HI, CONFIG)
@@ -660,7 +660,7 @@ async def test_a_call_is_shortened_to_what_is_left(budget, cap, mode, server):
     lane, ledger = server.lane([_completion()]), MemoryLedger()
     model = ChatOpenAI(model="gpt-4o-mini", base_url=f"{lane.url}/v1", api_key="none", max_tokens=16_000)
     fitting = BudgetMiddleware(budget, ledger=ledger, min_output_tokens=100)
-    graph = create_agent(model, [add], middleware=[fitting])
+    graph = create_agent(model, [add], system_prompt="Add.", middleware=[fitting])
 
     out = graph.invoke(HI) if mode == "sync" else await graph.ainvoke(HI)
 

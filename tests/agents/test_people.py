@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from deepagents import create_deep_agent
 from langchain.agents import create_agent
 from langchain.agents.middleware import HumanInTheLoopMiddleware
 from langchain_core.messages import HumanMessage
@@ -68,6 +67,7 @@ def by_middleware(model: Scripted, ledger: MemoryLedger, budget: Budget, gate: s
 
 def deep(model: Scripted, ledger: MemoryLedger, budget: Budget, gate: str) -> Any:
     """Give a deep agent under a guard."""
+    create_deep_agent = pytest.importorskip("deepagents").create_deep_agent
     bare = create_deep_agent(model, [adding(Log())], interrupt_on={"add": True}, checkpointer=InMemorySaver())
     return guard(bare, budget, on_trip="interrupt", ledger=ledger, gate=gate)
 
@@ -96,7 +96,9 @@ async def test_a_deep_subagents_approvals_and_the_budget_take_turns(gate, mode):
     asks = tool_call("task", call_id="t", description="Add.", subagent_type="adder")
     model = Scripted(script=[asks, tool_call("add", call_id="a"), tool_call("add", call_id="b"), "3", "told"])
     adder = {"name": "adder", "description": "Adds.", "system_prompt": "Add.", "tools": [adding(Log())]}
-    bare = create_deep_agent(model, subagents=[{**adder, "interrupt_on": {"add": True}}], checkpointer=InMemorySaver())
+    create_deep_agent = pytest.importorskip("deepagents").create_deep_agent
+    subagents = [{**adder, "interrupt_on": {"add": True}}]
+    bare = create_deep_agent(model, subagents=subagents, checkpointer=InMemorySaver())
     graph = guard(bare, Budget(calls=2), on_trip="interrupt", ledger=ledger, gate=gate)
 
     asked = await through(graph, mode)

@@ -14,6 +14,7 @@ from typing_extensions import TypedDict
 from graphguard import Budget, HistoryUnavailable, Spend, Trip, atrips, replay, trips
 from graphguard.history import asteps, steps
 from tests.history.graphs import HI, chain, fan, guarded, nested, thread
+from tests.needs import TASK_IDS_OF_REPLAYS, needs
 from tests.scripted import Scripted
 
 GATES = pytest.mark.parametrize("gate", ["node", "inline"])
@@ -103,6 +104,17 @@ def test_trips_of_all_forks_are_told(saver):
     replay(graph, list(trips(graph, thread()))[-1])
 
     assert told(graph) == [("c", "waits for an answer"), ("c", "raised to 5 calls"), ("c", "waits for an answer")]
+
+
+@needs(*TASK_IDS_OF_REPLAYS)
+def test_an_answer_in_langgraphs_own_replay_counts_there_alone(saver):
+    """A run that LangGraph itself replays from before a trip is a fork too, whose answer is not the first one's."""
+    graph = guarded(chain(Scripted(), "a", "b", "c"), saver, Budget(calls=2), on_trip="interrupt")
+    graph.invoke(HI, thread())
+    graph.invoke(None, next(trips(graph, thread())).config)
+    graph.invoke(Command(resume=5), thread())
+
+    assert told(graph) == [("c", "raised to 5 calls"), ("c", "waits for an answer")]
 
 
 def test_a_new_input_answers_nothing(saver):

@@ -250,6 +250,18 @@ def test_depth_is_restored_after_an_error():
     assert (trace.calls, trace.deepest, guard.trips) == (5, 1, ())
 
 
+def test_a_body_can_be_a_block_of_code():
+    """Blocks one after the other are each as deep as they stand, and the trace counts them all."""
+    guard = RecursiveTraceGuard(max_depth=2, max_calls=10)
+
+    with tracing_context(enabled=False), guard.trace() as trace:
+        for _ in range(3):
+            with guard.body("outer"), guard.body("inner"), pytest.raises(AgentBudgetError), guard.body("too deep"):
+                pass
+
+    assert (trace.calls, trace.deepest) == (6, 2)
+
+
 def test_functions_keep_their_kind_and_their_names():
     """Sync, async, generator and async generator functions are still that, with signature and docstring."""
     guard = RecursiveTraceGuard()
@@ -315,6 +327,55 @@ def test_a_trip_is_on_the_leaf_and_on_the_root_in_their_last_write(langsmith, tr
         assert (metadata["runguard_label"], metadata["runguard_limit"]) == ("reflect", 2)
         assert "secret" not in json.dumps(metadata)
     assert not [request for request in langsmith.requests if request.method == "PATCH"]
+
+
+@pytest.mark.parametrize("kind", ["sync", "threads", "async", "tasks", "generator"])
+def test_the_root_is_told_through_functions_that_nobody_guards(langsmith, traced, kind):
+    """A root that is far from the guarded function, with plain traced functions between, has the trip as well."""
+    guard = RecursiveTraceGuard(max_calls=1)
+    step = guarded_traceable(guard, name="step")(lambda _: None)
+
+    @traceable
+    def between() -> None:
+        with suppress(AgentBudgetError):
+            if kind == "threads":
+                with ContextThreadPoolExecutor(2) as pool:
+                    list(pool.map(step, range(2)))
+            else:
+                [step(n) for n in range(2)]
+
+    @traceable
+    async def abetween() -> None:
+        await asyncio.sleep(0)
+        between()
+
+    @traceable
+    def request() -> None:
+        between()
+
+    @traceable(name="request")
+    async def arequest() -> None:
+        if kind == "tasks":
+            await asyncio.gather(abetween(), asyncio.sleep(0))
+        else:
+            await abetween()
+
+    @traceable(name="request")
+    def generated() -> Iterator[int]:
+        between()
+        yield 1
+
+    with traced():
+        if kind in ("async", "tasks"):
+            asyncio.run(arequest())
+        elif kind == "generator":
+            list(generated())
+        else:
+            request()
+
+    (root,) = langsmith.store.named("request")
+    assert root["tags"] == ["runguard_trip"]
+    assert langsmith.store.named("between")[0]["tags"] == []
 
 
 def test_a_refused_call_is_not_overwritten_where_duplicates_are(langsmith):

@@ -39,7 +39,7 @@ class Progress:
             TimeElapsedColumn(),
             console=console,
             transient=True,
-            disable=not shown or not console.is_terminal,
+            disable=not shown or not (console.is_terminal or console.is_jupyter),
         )
         self._repetitions = plan.repetitions
         self._task = self._bars.add_task("evaluating", total=len(plan.chosen), spent="")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from langchain_core.runnables.config import var_child_runnable_config
 from langsmith import get_current_run_tree
 
+from graphguard.langsmith.running import running_root
 from graphguard.traced import LiveRun, live_runs
 
 if TYPE_CHECKING:
@@ -37,6 +38,12 @@ class LiveRoots:
     def around(self) -> list[LiveRun]:
         """The current run and its root, then those of the LangChain run that this code belongs to."""
         leaf = get_current_run_tree()
-        root = None if leaf is None else self._roots.get(str(leaf.trace_id))
+        root = None if leaf is None else self._root(str(leaf.trace_id))
         found: list[LiveRun | None] = [leaf, root, *live_runs(var_child_runnable_config.get() or {})]
         return [run for run in found if run is not None]
+
+    def _root(self, trace_id: str) -> RunTree | None:
+        known = self._roots.get(trace_id)
+        if known is None and (found := running_root(trace_id)) is not None:
+            known = self.note(found)
+        return known

@@ -17,6 +17,7 @@ import pytest
 
 import graphguard
 from graphguard import errors
+from graphguard.langsmith.errors import AgentBudgetError
 from graphguard.langsmith.spec import EvalBudgetError
 from graphguard.trip import Trip
 
@@ -36,9 +37,12 @@ ERRORS = [
     errors.GraphguardError("something went wrong"),
     errors.BudgetExceeded(TRIP),
     EvalBudgetError("too much", calls=30, max_calls=20, usd=Decimal("0.5"), max_cost_usd=Decimal("0.25")),
+    AgentBudgetError(TRIP, run_id="r1", trace_id="t1"),
+    errors.HistoryUnavailable("no thread 't1' in the file; it has 't2'"),
     errors.HoldMismatch("h1"),
     errors.InvalidBudget("usd must be positive"),
     errors.LedgerUnavailable("calls.sqlite", "database is locked"),
+    errors.MissingKey("user_id", "the run's config has none"),
     errors.NoCheckpointer(TRIP),
     errors.NoModelNodes(["plan", "act"]),
     errors.NotGuardable("Pregel"),
@@ -92,7 +96,7 @@ def test_errors_survive_pickle(error):
 def test_errors_stand_in_the_tree(error):
     """Each error is drawn in the tree at the top of errors.py, with the built-ins it also is."""
     row = next(line for line in (errors.__doc__ or "").splitlines() if type(error).__name__ in line.split())
-    drawn = set(re.findall(r"\b[A-Z]\w+(?:Error|BubbleUp)\b", row)) - {"GraphguardError", type(error).__name__}
+    drawn = set(re.findall(r"\b[A-Z]\w+(?:Error|BubbleUp|Exceeded)\b", row)) - {"GraphguardError", type(error).__name__}
     bases = {base.__name__ for base in type(error).__bases__} - {"GraphguardError", "Exception"}
     assert bases == drawn
 

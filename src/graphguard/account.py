@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from graphguard.budget import Call
 from graphguard.errors import UnknownPrice
+from graphguard.ids import new_id
 from graphguard.metering import current_scope
-from graphguard.scope import new_id
 from graphguard.spend import METRICS, Charge, to_usd
 from graphguard.traced import add_cost
 from graphguard.usage import Usage, model_of, nanousd_of

@@ -15,9 +15,9 @@ from graphguard.discovery import evidence, models_in
 from graphguard.errors import InvalidBudget, NoModelNodes, StateConflict, UnknownNode, UnknownPrice
 from graphguard.ledger.memory import MemoryLedger
 from graphguard.ledger.tolerant import TolerantLedger
+from graphguard.meter import Settings
 from graphguard.placement import AnyBuilder, AnyGraph, ModelNode, Shape, place
 from graphguard.prices import DEFAULT_PRICES, PriceBook
-from graphguard.scope import Settings
 from graphguard.spend import add_spend
 from graphguard.trip import merge_trip
 

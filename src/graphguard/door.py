@@ -16,8 +16,9 @@ from langgraph.types import Command, Send
 
 from graphguard import gate as gates
 from graphguard.errors import BudgetExceeded
+from graphguard.limits import limits_from_state, limits_to_state
 from graphguard.metering import Handler, current_scope
-from graphguard.scope import Scope, limits_from_state, limits_to_state
+from graphguard.scope import Scope
 from graphguard.task import Question, Task
 from graphguard.trip import Trip
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from langchain_core.runnables import RunnableConfig
 
-    from graphguard.scope import Meter
+    from graphguard.meter import Meter
 
 __all__ = ["Door", "Stop", "Visit"]
 

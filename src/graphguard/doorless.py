@@ -14,10 +14,13 @@ from langchain_core.runnables.config import var_child_runnable_config
 from langchain_core.tracers.context import register_configure_hook
 from langgraph.channels import BinaryOperatorAggregate
 
+from graphguard.choices import FIELDS
+from graphguard.errors import StateConflict
 from graphguard.metering import Either, Handler, is_metered
-from graphguard.scope import Meter, Scope
+from graphguard.scope import Scope
 from graphguard.spend import add_spend
 from graphguard.task import Task
+from graphguard.trip import merge_trip
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,7 +28,9 @@ if TYPE_CHECKING:
 
     from langchain_core.outputs import LLMResult
 
-__all__ = ["MeteredSpend", "guard_around", "told_by", "watch"]
+    from graphguard.meter import Meter
+
+__all__ = ["MeteredSpend", "check_fields", "guard_around", "told_by", "watch"]
 
 _OF_BUDGETS: Final = frozenset({"by", "run_by", "limits", "run_limits"})
 """What the field `spend` keeps by budget, so that a guard around the agent knows nothing of it."""
@@ -58,6 +63,13 @@ def watch() -> None:
     if not _watching:
         _watching.append(_Unmetered())
         register_configure_hook(cast("ContextVar[object]", _watching[0]), inheritable=False)
+
+
+def check_fields(task: Task) -> None:
+    """Raise `StateConflict` where the agent's own state uses graphguard's field names for something else."""
+    for name in FIELDS:
+        if getattr(task.channel(name), "operator", None) not in (add_spend, merge_trip):
+            raise StateConflict(name)
 
 
 def guard_around(scope: Scope | None, task: Task) -> Scope | None:

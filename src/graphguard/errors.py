@@ -2,6 +2,7 @@
 
 ```
 GraphguardError
+├── AgentBudgetError    also BudgetExceeded: a traced function called too much; in graphguard.langsmith
 ├── BudgetExceeded      also RuntimeError and GraphBubbleUp: no budget has room for the call
 ├── EvalBudgetError     also RuntimeError: an evaluation does not fit its ceilings; in graphguard.langsmith
 ├── HistoryUnavailable  also LookupError: no history, thread or checkpoint is where it was looked for
@@ -178,7 +179,7 @@ class NoCheckpointer(GraphguardError, GraphBubbleUp, RuntimeError):
         """Make the error of one trip."""
         super().__init__(
             f"{trip.reason}; on_trip='interrupt' needs a checkpointer to go on from there: "
-            "compile with checkpointer=..., or use on_trip='end' or 'raise'"
+            "compile with checkpointer=..., or on a server run it on a thread, or use on_trip='end' or 'raise'"
         )
         self.trip = trip
 

@@ -21,7 +21,8 @@ from langgraph.pregel import Pregel
 from graphguard.choices import FIELDS, check_prices, joined
 from graphguard.door import Door, Stop, Visit
 from graphguard.errors import BudgetExceeded, InvalidBudget, UnknownNode
-from graphguard.scope import Meter, Scope
+from graphguard.meter import Meter
+from graphguard.scope import Scope
 from graphguard.spend import add_spend
 from graphguard.task import Task
 from graphguard.trip import merge_trip
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
     from langchain_core.runnables import RunnableConfig
 
-    from graphguard.scope import Settings
+    from graphguard.meter import Settings
 
 __all__ = ["guarded_entrypoint", "is_entrypoint"]
 

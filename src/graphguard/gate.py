@@ -18,7 +18,8 @@ from langgraph.types import Command, interrupt
 
 from graphguard.budget import amount_text, progress_text
 from graphguard.errors import BudgetExceeded, NoCheckpointer
-from graphguard.scope import limits_to_state, new_id
+from graphguard.ids import new_id
+from graphguard.limits import limits_to_state
 from graphguard.spend import NANO, usd_text
 from graphguard.trip import Trip
 

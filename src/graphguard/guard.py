@@ -29,9 +29,10 @@ from graphguard.choices import FIELDS, caps_of, check, joined, make_settings, pl
 from graphguard.door import Door, Stop
 from graphguard.errors import NotGuardable
 from graphguard.functional import guarded_entrypoint, is_entrypoint
+from graphguard.meter import Meter
 from graphguard.metering import current_scope
 from graphguard.placement import AnyBuilder, AnyGraph, ModelNode, Shape
-from graphguard.scope import Meter, Scope
+from graphguard.scope import Scope
 from graphguard.spend import add_spend
 from graphguard.task import Task
 from graphguard.trip import merge_trip
@@ -46,8 +47,8 @@ if TYPE_CHECKING:
     from graphguard.choices import To
     from graphguard.door import Visit
     from graphguard.ledger.protocol import Ledger
+    from graphguard.meter import Settings
     from graphguard.prices import PriceBook
-    from graphguard.scope import Settings
 
 __all__ = ["guard", "model_nodes", "rebudgeted", "settings_of"]
 

@@ -26,8 +26,8 @@ from graphguard.answers import Prompt, answer, caches_an_hour, output_bytes, sur
 from graphguard.bounds import output_cap
 from graphguard.budget import Breach, Call
 from graphguard.errors import BudgetExceeded, UnknownPrice
+from graphguard.ids import new_id
 from graphguard.ledger.protocol import Refusal
-from graphguard.scope import Scope, new_id
 from graphguard.spend import Charge, Spend
 from graphguard.traced import end_refused, tell_cost
 from graphguard.usage import Usage
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
     from langchain_core.outputs import LLMResult
     from langchain_core.tracers.base import BaseTracer
+
+    from graphguard.scope import Scope
 
 __all__ = ["Either", "Handler", "current_scope", "is_metered"]
 

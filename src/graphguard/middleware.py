@@ -30,12 +30,12 @@ from langgraph.config import get_config
 
 from graphguard.choices import caps_of, check_kept, check_prices, make_settings
 from graphguard.door import Door
-from graphguard.doorless import MeteredSpend, guard_around, told_by, watch
+from graphguard.doorless import MeteredSpend, check_fields, guard_around, told_by, watch
 from graphguard.errors import InvalidBudget
 from graphguard.fitting import Fitting
 from graphguard.gate import CLOSING, closing
+from graphguard.meter import Meter
 from graphguard.metering import current_scope
-from graphguard.scope import Meter
 from graphguard.task import Task
 from graphguard.trip import Trip, merge_trip
 
@@ -119,6 +119,7 @@ class BudgetMiddleware(AgentMiddleware[AgentState[ResponseT], ContextT]):
     def before_agent(self, state: AgentState[ResponseT], runtime: Runtime[ContextT]) -> dict[str, object] | None:  # noqa: ARG002
         """Begin a run in the state, as a guarded graph does at each new input."""
         task = Task.of(get_config())
+        check_fields(task)
         if guard_around(current_scope(), task) is not None:
             return None
         told: dict[str, object] = {"spend": {"run_id": uuid.uuid4().hex[:12]}}

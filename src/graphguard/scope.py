@@ -1,73 +1,37 @@
-"""The running side of a guard: whose money a task spends, what it has used, and what is still to be told the state.
+"""One attempt of a task, as the money sees it: whose it spends, what it has used, what the state must still be told.
 
-`Settings` are made once by `guard()` and shared. A `Meter` is their running object. A `Scope` is made for
-each attempt of a graph task; scopes nest as graphs do, and a model call counts in every one around it.
+A `Scope` is made for each attempt of a graph task; scopes nest as graphs do, and a model call counts in every one
+around it.
 """
 
 from __future__ import annotations
 
-import itertools
 import logging
-import os
-import secrets
-import threading
-import weakref
-from collections import OrderedDict
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypedDict
 
 from graphguard.accounts import STEP, account_name, account_text, key_value, limit_key, window_of
 from graphguard.budget import Breach, Budget, Call, Claim, Limits, amount_text, progress_text
-from graphguard.left import Left
+from graphguard.limits import limits_in, limits_to_state
 from graphguard.spend import ZERO as _ZERO
 from graphguard.spend import Charge, Spend, usd_text
 from graphguard.traced import tell
 from graphguard.trip import Trip
-from graphguard.unfolded import Unfolded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from langchain_core.runnables import RunnableConfig
-    from langgraph.types import Interrupt
 
-    from graphguard.answers import Known
-    from graphguard.budget import Policy
-    from graphguard.ledger.protocol import Ledger, Refusal
-    from graphguard.prices import PriceBook
+    from graphguard.ledger.protocol import Refusal
+    from graphguard.meter import Meter
     from graphguard.task import Task
 
-__all__ = ["Meter", "Scope", "Settings", "limits_from_state", "limits_to_state", "new_id"]
+__all__ = ["Scope"]
 
 logger = logging.getLogger("graphguard")
 logger.addHandler(logging.NullHandler())  # a library's lines are shown where the application asks for them
-_KEPT = 10_000
 _SMALLEST = Spend(nanousd=1, input_tokens=1, output_tokens=1, calls=1)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """What `guard()` was told. Frozen and shared by all runs.
-
-    Attributes:
-        budgets: The budgets.
-        policies: The user's own rules.
-        on_trip: `"end"`, `"interrupt"` or `"raise"`.
-        to: The node to go to instead of END, for `on_trip=to("node")`.
-        gate: `"auto"`, `"node"` or `"inline"`.
-        nodes: The model nodes named by the user; None finds them.
-        ledger: Where real money is held.
-        prices: The price book.
-    """
-
-    budgets: tuple[Budget, ...]
-    policies: tuple[Policy, ...]
-    on_trip: str
-    to: str | None
-    gate: str
-    nodes: tuple[str, ...] | None
-    ledger: Ledger
-    prices: PriceBook
 
 
 class _Place(TypedDict):
@@ -79,81 +43,6 @@ class _Place(TypedDict):
     attempt: int
     path: tuple[str, ...]
     scopes: tuple[str, ...]
-
-
-class Meter:
-    """The running object of one `guard()`: its settings and what its runs share in this process."""
-
-    def __init__(self, settings: Settings, caps: Mapping[str, int]) -> None:
-        """Run these settings; `caps` are output caps of models that only their profile tells."""
-        self.settings = settings
-        self.caps = dict(caps)
-        self.unfolded = Unfolded()
-        self.prompts: OrderedDict[tuple[object, ...], Known] = OrderedDict()
-        self.lock = threading.Lock()
-        self.asked: OrderedDict[tuple[str, str], tuple[Interrupt, weakref.ref[object] | None]] = OrderedDict()
-        self.warned: OrderedDict[tuple[object, ...], None] = OrderedDict()
-        self.finished: OrderedDict[str, Scope] = OrderedDict()
-        self.loops: weakref.WeakKeyDictionary[object, Left | None] = weakref.WeakKeyDictionary()
-        self.narrowed = tuple(budget for budget in settings.budgets if budget.narrowed and budget.in_state)
-        self.budgets = {budget.key: budget for budget in settings.budgets}
-        self.keys = frozenset(self.budgets)
-
-    def has_limit(self, key: str) -> bool:
-        """Whether a raised limit is one of this guard's; `key` as `Trip.limit_key`."""
-        return key in self.budgets or any(key.startswith(limit_key(budget, "")) for budget in self.budgets)
-
-    def first_warning(self, what: tuple[object, ...]) -> bool:
-        """Whether nobody warned of this before: two calls that settle together both see the share crossed."""
-        with self.lock:
-            first = what not in self.warned
-            self.warned[what] = None
-            while len(self.warned) > _KEPT:
-                self.warned.popitem(last=False)
-        return first
-
-    def finish(self, scope: Scope) -> None:
-        """Keep what a task has to tell the state until its last writer runs."""
-        if not (scope.trip or scope.new_limits or scope.users_config or self.unfolded.has(scope.task)):
-            return
-        before = self.finished.get(scope.task.id)
-        if before is None:
-            self.finished[scope.task.id] = scope
-            while len(self.finished) > _KEPT:  # tasks whose last writer never ran, because an edge raised
-                self.finished.popitem(last=False)
-        else:  # the node's own code came before, this is one of its edges
-            before.trip = scope.trip or before.trip
-            before.new_limits |= scope.new_limits
-
-    def left_for(self, task: Task) -> Left | None:
-        """What earlier processes may have left for a task; None where its run began in this one."""
-        loop = task.loop
-        if loop is None or task.thread is None:
-            return None
-        with self.lock:
-            if loop not in self.loops:  # nobody saw it begin, so it went on from a checkpoint
-                self.loops[loop] = None if task.travels else Left(task.loaded)
-            left = self.loops[loop]
-        return left if left is not None and left.is_for(task) else None
-
-    def begins(self, task: Task) -> None:
-        """Note that a graph's run begins with this task, or, if the task ran before, begins again."""
-        if (loop := task.loop) is not None:
-            with self.lock:
-                again = task.went_on and not task.travels
-                self.loops[loop] = Left(task.checkpoint, from_input=True) if again else None
-
-    def asked_first(self, task: Task, question: Interrupt) -> Interrupt:
-        """The one question of all that tasks of one superstep want to ask, in this attempt to run it."""
-        place, attempt = (task.checkpoint, task.graph_ns), task.superstep
-        with self.lock:
-            first, asked_in = self.asked.get(place, (question, None))
-            if asked_in is None or asked_in() is not attempt:
-                first = question
-                self.asked[place] = (question, None if attempt is None else weakref.ref(attempt))
-            while len(self.asked) > _KEPT:
-                self.asked.popitem(last=False)
-        return first
 
 
 class Scope:
@@ -202,7 +91,7 @@ class Scope:
         self.trip: Trip | None = None
         self.stopped: Trip | None = None
         self.users_config: RunnableConfig | None = None
-        self.raised = _limits(self.field)
+        self.raised = limits_in(self.field)
         self.new_limits: dict[str, dict[str, int]] = {}
         self._claimed: dict[str, Claim] = {}
         self._tops: list[Scope] | None = [self] if parent is None else None
@@ -524,49 +413,3 @@ class Scope:
                 if raised:
                     update[name] = limits_to_state(raised)
         return update
-
-
-def limits_to_state(raised: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, object]]:
-    """Raised limits in the plain JSON form of the state; USD as decimal strings.
-
-    >>> limits_to_state({"b": {"usd": 1_500_000_000, "calls": 4}})
-    {'b': {'usd': '1.5', 'calls': 4}}
-    """
-    return {key: {m: usd_text(v) if m == "usd" else v for m, v in limits.items()} for key, limits in raised.items()}
-
-
-def _limits(spend: Mapping[str, object]) -> dict[str, dict[str, int]]:
-    found: dict[str, dict[str, int]] = {}
-    run = spend.get("run")
-    for place in (spend, run if isinstance(run, dict) else {}):
-        limits = place.get("limits")
-        for key, raised in limits.items() if isinstance(limits, dict) else ():
-            found[key] = limits_from_state(raised)
-    return found
-
-
-def limits_from_state(limits: Mapping[str, object]) -> dict[str, int]:
-    """The opposite of `limits_to_state`, for one budget.
-
-    >>> limits_from_state({"usd": "1.5", "calls": 4})
-    {'usd': 1500000000, 'calls': 4}
-    """
-    return {m: Spend.of({"usd": str(v)}).nanousd if m == "usd" else int(str(v)) for m, v in limits.items()}
-
-
-def new_id() -> str:
-    """An id for one attempt, minted before anything is sent."""
-    return f"{_process}{next(_counter):016x}"
-
-
-def _new_process() -> None:
-    # Random once for each process, not for each id: the system takes longer than the rest of a call's hold.
-    global _process  # noqa: PLW0603 - a fork begins a process without loading this module again
-    _process = secrets.token_hex(8)
-
-
-_process = ""
-_counter = itertools.count()
-_new_process()
-if hasattr(os, "register_at_fork"):  # not on Windows, which has no forks
-    os.register_at_fork(after_in_child=_new_process)

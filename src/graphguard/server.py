@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import functools
 import re
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -19,7 +18,7 @@ from graphguard.errors import InvalidBudget, NotGuardable
 from graphguard.guard import guard, model_nodes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from decimal import Decimal
 
     from langchain_core.runnables import RunnableConfig
@@ -103,7 +102,7 @@ def _check(name: str, budget: Budget, schema: Mapping[str, Any]) -> None:
 def _chosen(name: str, budget: Budget, configurable: Mapping[str, object]) -> Budget:
     """The budget with the limit that this run has."""
     user = configurable.get(_USER)
-    value = user.get(name) if isinstance(user, Mapping) else getattr(user, name, None)
+    value = user.get(name) if hasattr(user, "get") else getattr(user, name, None)  # servers' users have both
     whose = "the authenticated user's" if value is not None else "this run's or its assistant's"
     if value is None:
         value = configurable.get(name)

@@ -17,7 +17,7 @@ from langgraph.errors import GraphInterrupt
 from langgraph.types import Interrupt
 
 from graphguard.accounts import limit_key
-from graphguard.scope import new_id
+from graphguard.ids import new_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Sequence
@@ -395,7 +395,9 @@ class Task:
         """What finished tasks of this superstep wrote to one of graphguard's state fields before it was interrupted."""
         pad = self.config.get(keys.CONF, {}).get(keys.CONFIG_KEY_SCRATCHPAD)
         pending = self._pending(pad) if pad is not None else []
-        return [value for _, name, value in pending if name == channel and isinstance(value, dict)]
+        found: list[Mapping[str, object]] = [v for _, name, v in pending if name == channel and isinstance(v, dict)]
+        # On a line of its own, all tasks of the superstep run again.
+        return [] if found and self.travels else found
 
     @staticmethod
     def _pending(pad: PregelScratchpad) -> list[tuple[str, str, object]]:

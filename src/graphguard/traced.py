@@ -15,6 +15,7 @@ from langchain_core.runnables.config import var_child_runnable_config
 from langchain_core.tracers.base import BaseTracer
 from langsmith import get_current_run_tree
 
+from graphguard.running import running_root
 from graphguard.spend import NANO, usd_text
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ TAG: Final = "runguard_trip"
 class LiveRun(Protocol):
     """A run that has not ended yet: what LangSmith's run tree and LangChain's tracers have in common."""
 
+    id: UUID
+    trace_id: UUID
     tags: list[str] | None
     extra: dict[str, object]
     run_type: str
@@ -97,6 +100,8 @@ def tell(config: RunnableConfig, trip: Trip) -> None:
     """Mark the run that a config belongs to, and the root of its trace."""
     runs = list(live_runs(config))
     if runs:
+        if all(run.id != run.trace_id for run in runs) and (root := running_root(str(runs[0].trace_id))) is not None:
+            runs.append(root)  # of functions that are traced around the graph, the tracer keeps only the innermost
         mark(runs, trip_metadata(trip))
 
 

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from langchain_core.runnables import Runnable, RunnableConfig
     from langgraph.pregel._read import PregelNode
 
+    from graphguard.meter import Meter
     from graphguard.placement import Shape
-    from graphguard.scope import Meter, Scope
+    from graphguard.scope import Scope
 
 __all__ = ["BRANCH", "AnyRunnable", "Finish", "Ways", "finish_of", "finished", "renamed", "start_node"]
 

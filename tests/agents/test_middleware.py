@@ -7,7 +7,8 @@ import sys
 from typing import Any
 
 import pytest
-from langchain.agents import create_agent
+from blockbuster import blockbuster_ctx
+from langchain.agents import AgentState, create_agent
 from langchain.agents.middleware import (
     AgentMiddleware,
     LLMToolEmulator,
@@ -31,6 +32,8 @@ from graphguard import (
     InvalidBudget,
     MemoryLedger,
     Spend,
+    SqliteLedger,
+    StateConflict,
     Trip,
     UnknownPrice,
     guard,
@@ -673,6 +676,19 @@ async def test_a_call_is_shortened_to_what_is_left(budget, cap, mode, server):
     assert (out["messages"][-1].content == "done") is (cap is not None)
 
 
+async def test_a_ledger_in_a_file_never_blocks_the_event_loop(tmp_path):
+    """With every option on, and other middleware's calls beside, an async run makes no blocking call."""
+    model, cheap = Scripted(script=[*LOOP * 9]), Scripted(model_name="gpt-4.1-nano", script=[*LOOP * 9])
+    with SqliteLedger(str(tmp_path / "ledger.sqlite")) as ledger:
+        options = {"downgrade": {0.5: cheap}, "min_output_tokens": 10, "tell_model": True}
+        budget = BudgetMiddleware(Budget(calls=6), ledger=ledger, **options)
+        graph = create_agent(model, [add], middleware=[budget, Eager(cheap)], checkpointer=InMemorySaver())
+        with blockbuster_ctx():
+            await graph.ainvoke(HI, CONFIG)
+
+        assert ledger.total().calls == model.billed + cheap.billed == 6
+
+
 # Misuse
 
 
@@ -692,6 +708,23 @@ def test_misuse_is_found_when_the_middleware_is_made(budgets, options, problem):
     """What can't be kept is said before an agent is made."""
     with pytest.raises(InvalidBudget, match=problem):
         BudgetMiddleware(*budgets, **options)
+
+
+@pytest.mark.parametrize("field", ["spend", "trip"])
+def test_a_state_that_uses_our_names_is_refused(field):
+    """An agent whose own state has one of the two fields is told so at its first run, before any call."""
+
+    class Own(AgentState):
+        pass
+
+    Own.__annotations__[field] = float
+    model = Scripted()
+    graph = create_agent(model, state_schema=Own, middleware=[BudgetMiddleware(Budget(calls=1))])
+
+    with pytest.raises(StateConflict, match=field):
+        graph.invoke(HI)
+
+    assert model.billed == 0
 
 
 def test_cheaper_model_without_a_price_is_found_when_the_middleware_is_made():

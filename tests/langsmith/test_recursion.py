@@ -175,14 +175,39 @@ def test_exactly_as_many_bodies_nest_as_the_ceiling_says(langsmith, situation):
     assert [trip.reason for trip in guard.trips] == ["depth_exceeded (depth=3, max=3)"]
 
 
-@pytest.mark.parametrize("shape", [sequence, threads, tasks], ids=lambda shape: shape.__name__)
-def test_a_plain_traceable_is_a_root(traced, shape):
-    """Calls that share nothing but an unguarded LangSmith root share the ceiling."""
+@pytest.mark.parametrize("situation", SITUATIONS)
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.__name__)
+def test_a_plain_traceable_is_a_root(langsmith, situation, shape):
+    """Calls that share nothing but an unguarded root share the ceiling, and two such roots don't."""
+    guard = RecursiveTraceGuard(max_calls=CEILING, max_depth=MANY)
+    first, second = Bodies(), Bodies()
+    root = traceable(name="root")(lambda bodies: traceable(name="between")(shape)(guard, bodies))
+
+    with tracing(situation, langsmith):
+        root(first)
+        root(second)
+
+    assert (first.ran, second.ran) == (CEILING, CEILING)
+
+
+@pytest.mark.parametrize("situation", ["off", "on"])
+def test_an_async_traceable_is_a_root(langsmith, situation):
+    """So is an async one, for what it awaits one after the other and beside each other."""
     guard = RecursiveTraceGuard(max_calls=CEILING)
     bodies = Bodies()
 
-    with traced():
-        traceable(shape)(guard, bodies)
+    @guarded_traceable(guard)
+    async def step() -> None:
+        bodies()
+
+    @traceable
+    async def request() -> None:
+        for _ in range(3):
+            await step()
+        await asyncio.gather(*(step() for _ in range(MANY)), return_exceptions=True)
+
+    with tracing(situation, langsmith):
+        asyncio.run(request())
 
     assert bodies.ran == CEILING
 

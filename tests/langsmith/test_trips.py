@@ -104,20 +104,33 @@ def test_a_refused_call_ends_as_an_error_of_its_own(langsmith, traced, asynchron
     assert [bool(one.get("error")) for one in langsmith.store.named("agent")] == [False]
 
 
-def test_a_trip_under_a_traceable_is_on_the_graph_and_on_the_runs_around_it(langsmith, traced):
-    """A graph called from a traced function is told with the function's own run, which is the trace's root."""
-    graph = guard(two_nodes(Scripted(), asynchronous=False), Budget(calls=1), nodes=["plan", "write"]).compile(
-        name="agent"
-    )
+@pytest.mark.parametrize("between", [0, 2])
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+def test_a_trip_under_traced_functions_is_on_their_root(langsmith, traced, between, asynchronous):
+    """A graph called from traced functions is in their trace, whose root is told, however far away it is."""
+    builder = two_nodes(Scripted(), asynchronous=asynchronous)
+    graph = guard(builder, Budget(calls=1), nodes=["plan", "write"]).compile(name="agent")
 
     @traceable
-    def request() -> None:
-        graph.invoke({"messages": [("user", "q")]})
+    def request(depth: int) -> None:
+        if depth < between:
+            request(depth + 1)
+        else:
+            graph.invoke({"messages": [("user", "q")]})
+
+    @traceable(name="request")
+    async def arequest(depth: int) -> None:
+        if depth < between:
+            await arequest(depth + 1)
+        else:
+            await graph.ainvoke({"messages": [("user", "q")]})
 
     with traced():
-        request()
+        asyncio.run(arequest(0)) if asynchronous else request(0)
 
-    tripped(langsmith.store, "request")
+    root, *others = langsmith.store.named("request")
+    assert root["tags"] == ["runguard_trip"]
+    assert len(others) == between
     tripped(langsmith.store, "write.budget")
 
 

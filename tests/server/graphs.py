@@ -15,6 +15,7 @@ from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph_sdk import Auth
 
 from graphguard import Budget, guard
+from graphguard.server import adjustable
 from tests.scripted import Scripted, tool_call
 
 model = Scripted()
@@ -76,13 +77,23 @@ def of_assistant(config: RunnableConfig) -> object:
     return endless(Budget(calls=config["configurable"].get("max_calls", 1), per="run"))
 
 
+adjusted = adjustable(endless(Budget(calls=9, per="run")), max_calls=Budget(calls=2, per="run"))
+
+
+def of_plan(config: RunnableConfig) -> object:
+    """A graph whose budget is the plan of whoever was authenticated."""
+    user = config["configurable"]["langgraph_auth_user"]
+    return endless(Budget(calls={"free": 1, "pro": 4}[user["plan"]], per="run"))
+
+
 auth = Auth()
 
 
 @auth.authenticate
-async def authenticate(headers: dict[bytes, bytes]) -> str:
-    """Let everybody in, under the name that they give."""
-    return headers.get(b"x-name", b"nobody").decode()
+async def authenticate(headers: dict[bytes, bytes]) -> dict[str, object]:
+    """Let everybody in, under the name that they give; one has a limit and a plan of her own."""
+    name = headers.get(b"x-name", b"nobody").decode()
+    return {"identity": name, "plan": "pro", "max_calls": 5} if name == "vera" else {"identity": name, "plan": "free"}
 
 
 _calls = [tool_call("look", f"c{at}", q="x") for at in range(30)]

@@ -14,7 +14,7 @@ from langchain_openai import ChatOpenAI
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.graph import START, MessagesState, StateGraph
 
-from graphguard import Budget, SqliteLedger, guard
+from graphguard import Budget, SqliteLedger, charge, guard, remaining
 
 ledger = SqliteLedger(os.environ["TEST_LEDGER"], lease=3)
 model = ChatOpenAI(
@@ -36,6 +36,12 @@ async def call_late(state: MessagesState) -> dict[str, object]:
     """One call that the provider keeps waiting."""
     thread = state["messages"][0].content
     return {"messages": [await model.ainvoke([("user", f"wait for the second of {thread}")])]}
+
+
+async def pay(state: MessagesState) -> dict[str, object]:
+    """A fee, and what it leaves, told on the event loop."""
+    charge(usd="0.01")
+    return {"messages": [("ai", f"{remaining().usd} left")]}
 
 
 def steps(*nodes: object) -> StateGraph[MessagesState]:
@@ -60,6 +66,7 @@ raising = guard(of_assistant, on_trip="raise")
 of_run = guard(endless(), Budget(calls=2, per="run"), ledger=ledger)
 asking = guard(endless(), Budget(calls=2), on_trip="interrupt", ledger=ledger)
 two_steps = guard(steps(call, call_late), Budget(usd=1, per="thread"), ledger=ledger)
+paying = guard(steps(pay, call), Budget(usd="0.05", per="thread"), ledger=ledger)
 
 
 @asynccontextmanager

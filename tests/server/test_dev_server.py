@@ -10,7 +10,7 @@ from langgraph_sdk import get_client
 from tests.server.serving import dev_server
 
 FILE = Path(__file__).with_name("graphs.py")
-OF_ACCOUNTS = ("of_organization", "of_user", "of_team", "of_assistant")
+OF_ACCOUNTS = ("of_organization", "of_user", "of_team", "of_assistant", "of_plan", "adjusted")
 GRAPHS = ("sync_node", "async_node", "inline", "raising", "agent", *OF_ACCOUNTS)
 HI = {"messages": [{"role": "user", "content": "hi"}]}
 pytestmark = pytest.mark.xdist_group("dev-server")
@@ -117,6 +117,23 @@ async def test_b112_two_assistants_have_budgets_of_their_own(client):
         made.append(await calls_of(client, assistant["assistant_id"]))
 
     assert made == [1, 4]
+
+
+async def test_b119_who_was_authenticated_may_have_a_plan(client):
+    """A factory's budget is what the server's own code says of the user."""
+    assert [await calls_of(client, "of_plan", {"x-name": name}) for name in ("vera", "otto")] == [4, 1]
+
+
+async def test_b119_a_limit_of_the_authenticated_user_is_not_for_clients_to_change(client):
+    """A setting counts for users without one of their own; with one, nothing that a client sends does."""
+    more = {"context": {"max_calls": 3}}
+    forged = {"context": {"max_calls": 3, "langgraph_auth_user": {"identity": "vera", "max_calls": 8}}}
+    made = [
+        await calls_of(client, "adjusted", {"x-name": name}, **settings)
+        for name, settings in [("otto", {}), ("otto", more), ("otto", forged), ("vera", more), ("vera", forged)]
+    ]
+
+    assert made == [2, 3, 3, 5, 5]
 
 
 async def test_b111_a_run_without_a_thread_keeps_its_budget(client):

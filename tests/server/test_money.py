@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from langchain_core.messages import convert_to_messages
+from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.pregel.remote import RemoteGraph
 from langgraph_sdk import get_client
 
-from graphguard import SqliteLedger, Trip
+from graphguard import Budget, SqliteLedger, Trip, charge, guard
 from tests.server.provider import PATIENCE, Provider
 from tests.server.serving import dev_server
 
 FILE = Path(__file__).with_name("money_graphs.py")
-GRAPHS = ("of_thread", "of_team", "of_assistant", "raising", "of_run", "asking", "two_steps")
+GRAPHS = ("of_thread", "of_team", "of_assistant", "raising", "of_run", "asking", "paying", "two_steps")
 CONFIG = {
     "dependencies": ["."],
     "graphs": {name: f"{FILE}:{name}" for name in GRAPHS},
@@ -175,7 +179,7 @@ async def test_b111_threads_remember_and_runs_without_one_have_a_run_to_spend(cl
 
 async def test_b111_nobody_can_be_asked_without_a_thread(client):
     """Where a run on no thread would ask, the client is told that it needs a thread."""
-    with pytest.raises(Exception, match=r"needs a checkpointer|thread"):
+    with pytest.raises(Exception, match=r"needs a checkpointer.* or on a server run it on a thread"):
         await client.runs.wait(None, "asking", input=say("hi"))
 
 
@@ -221,6 +225,40 @@ async def test_b115_scheduled_runs_tell_their_webhook_of_the_trip(world, client,
             assert (hook["status"], hook["error"]["error"]) == ("error", "BudgetExceeded")
             assert "3 of 3 calls spent by assistant_id" in hook["error"]["message"]
     assert world.provider.billed.count(f"by schedule, {kept}") == 3
+
+
+async def test_b109_what_nodes_tell_does_not_block_the_loop(world, client):
+    """An async node may tell a fee and ask what is left, with a ledger on disk."""
+    thread = await new_thread(client)
+
+    answer = await client.runs.wait(thread, "paying", input=say("hi"))
+
+    assert [message["content"] for message in answer["messages"]] == ["hi", "0.04 left", "Hm."]
+    assert world.ledger.total(thread=thread).usd == Decimal("0.01021")
+
+
+async def test_b118_calls_of_a_graph_on_a_server_are_counted_by_their_messages(world, ledger):
+    """A node that runs a graph elsewhere charges the usage of the messages that came back, and has its budget."""
+    remote = RemoteGraph("of_run", url=world.url)
+
+    async def ask(state: MessagesState):
+        answer = await remote.ainvoke(say("over there"))
+        answers = [m for m in convert_to_messages(answer["messages"]) if getattr(m, "usage_metadata", None)]
+        for message in answers:
+            charge(message)
+        return {"messages": answers}
+
+    builder = StateGraph(MessagesState)
+    builder.add_node("ask", ask)
+    builder.add_edge(START, "ask")
+    builder.add_edge("ask", "ask")
+    graph = guard(builder, Budget(calls=4), nodes=["ask"], ledger=ledger).compile()
+
+    answer = await graph.ainvoke(say("hi"))
+
+    assert [message.content for message in answer["messages"][1:-1]] == ["Hm."] * 4
+    assert (ledger.total().calls, ledger.total().usd) == (4, Decimal("0.00084"))
+    assert world.provider.billed.count("over there") == 4
 
 
 @pytest.fixture

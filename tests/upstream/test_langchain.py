@@ -366,10 +366,11 @@ def test_start_tells_model_provider_and_cap(hears):
 
 def test_start_tells_tools_and_call_arguments(hears):
     """`invocation_params` has the tools, and the arguments of this one call."""
-    Scripted().bind_tools(["search"]).invoke("hi", max_tokens=7)
+    tools = [{"type": "function", "function": {"name": "search"}}]
+    Scripted().bind(tools=tools).invoke("hi", max_tokens=7)
 
     params = hears.started[0]["invocation_params"]
-    assert params["tools"] == ["search"]
+    assert params["tools"] == tools
     assert params["max_tokens"] == 7
 
 

@@ -8,7 +8,7 @@ from contextvars import ContextVar
 import pytest
 from langchain_core.callbacks import BaseCallbackHandler, CallbackManager
 from langchain_core.tracers.langchain import LangChainTracer
-from langsmith import Client, get_current_run_tree, traceable, tracing_context
+from langsmith import Client, ContextThreadPoolExecutor, get_current_run_tree, run_helpers, traceable, tracing_context
 from pydantic import BaseModel, ValidationError
 
 from tests.langsmith.server import LangSmithServer
@@ -187,3 +187,28 @@ def test_a_tracer_puts_the_usage_into_the_metadata_that_a_run_has(server):
 
     assert items == ["usage_metadata"]
     assert server.store.named("Scripted")[0]["extra"]["metadata"]["usage_metadata"]["input_tokens"] == 1_000
+
+
+@pytest.mark.parametrize("enabled", [False, True])
+def test_a_call_is_prepared_by_a_function_that_gives_the_bodys_context(server, monkeypatch, enabled):
+    """What a step after it puts into that context is what the body, and what the body starts, finds there."""
+    mark: ContextVar[str] = ContextVar("mark", default="none")
+    prepare = run_helpers._setup_run  # noqa: SLF001 - the fact is about it
+    runs: list[bool] = []
+
+    def prepared(*args: object, **kwargs: object) -> object:
+        container = prepare(*args, **kwargs)
+        runs.append(container["new_run"] is not None)
+        container["context"].run(mark.set, "made")
+        return container
+
+    @traceable
+    def step() -> str:
+        with ContextThreadPoolExecutor(1) as pool:
+            return pool.submit(mark.get).result()
+
+    monkeypatch.setattr(run_helpers, "_setup_run", prepared)
+    with tracing_context(enabled=enabled, client=server.client()):
+        assert (step(), mark.get()) == ("made", "none")
+
+    assert runs == [enabled]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from graphguard.check_command.seen import Model, Seen
-    from graphguard.scope import Settings
+    from graphguard.meter import Settings
 
 __all__ = ["Ceiling", "Finding", "Report", "ceilings", "findings"]
 

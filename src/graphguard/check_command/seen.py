@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from langgraph.pregel import Pregel
 
+    from graphguard.meter import Settings
     from graphguard.placement import AnyGraph
-    from graphguard.scope import Settings
 
 __all__ = ["Model", "Seen", "calls_of", "settings_around"]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from graphguard.budget import amount_text
 from graphguard.history import steps as reading
 from graphguard.history.checkpoints import aeach_checkpoint, each_checkpoint, saver_of, thread_of
-from graphguard.scope import limits_from_state
+from graphguard.limits import limits_from_state
 from graphguard.trip import Trip
 
 if TYPE_CHECKING:
@@ -97,14 +97,14 @@ async def atrips(source: AnyGraph | AnySaver, config: RunnableConfig) -> AsyncIt
         yield trip
 
 
-_Limits = dict[str, dict[str, int]]
+_Limits = set[tuple[str, str, int]]  # budget, metric and what it was raised to; all raises, as they only go up
 
 
 @dataclass(slots=True)
 class _Later:
     """What the checkpoints that followed one tell of answers, as far as its own run reached."""
 
-    raised: _Limits = field(default_factory=dict)
+    raised: _Limits = field(default_factory=set)
     stopped: set[str] = field(default_factory=set)
 
 
@@ -184,7 +184,13 @@ def _raised(saved: CheckpointTuple) -> _Limits:
     for _, channel, value in saved.pending_writes or ():
         if channel == "spend" and isinstance(value, Mapping):
             places += [value.get("limits"), value.get("run_limits")]
-    return {key: limits_from_state(limits) for place in places if place for key, limits in place.items()}
+    return {
+        (key, metric, limit)
+        for place in places
+        if place
+        for key, limits in place.items()
+        for metric, limit in limits_from_state(limits).items()
+    }
 
 
 def _placed(trip: Trip, saved: CheckpointTuple, ns: str) -> PastTrip:
@@ -203,8 +209,10 @@ def _placed(trip: Trip, saved: CheckpointTuple, ns: str) -> PastTrip:
 def _answered(trip: PastTrip, later: list[_Later]) -> PastTrip:
     """The trip with what became of it."""
     for told in later:
-        limit = told.raised.get(trip.limit_key, {}).get(trip.metric, 0) - trip.kept  # as the trip's own limit says it
-        if trip.answer != "stopped" and limit > trip.limit:
+        place = (trip.limit_key, trip.metric)
+        limits = (limit - trip.kept for *known, limit in told.raised if tuple(known) == place)  # as the trip says it
+        limit = min((limit for limit in limits if limit > trip.limit), default=None)
+        if trip.answer != "stopped" and limit is not None:
             return replace(trip, answer="raised", new_limit=limit)
         if trip.at in told.stopped:
             return replace(trip, answer="stopped")

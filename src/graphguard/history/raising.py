@@ -14,14 +14,14 @@ from langgraph.types import Command, Send
 from graphguard.budget import Budget, amount_text, is_per_run
 from graphguard.errors import NothingToTopUp
 from graphguard.gate import CLOSING
-from graphguard.scope import limits_from_state, limits_to_state
+from graphguard.limits import limits_from_state, limits_to_state
 from graphguard.spend import METRICS, NANO, Spend
 from graphguard.trip import Trip
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from graphguard.scope import Settings
+    from graphguard.meter import Settings
 
 __all__ = ["Added", "Stopped", "answering", "going_on", "questions", "raising"]
 

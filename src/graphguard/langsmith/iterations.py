@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Final
 
 from graphguard.errors import InvalidBudget
-from graphguard.scope import new_id
+from graphguard.ids import new_id
 from graphguard.spend import to_usd, usd_text
 
 if TYPE_CHECKING:

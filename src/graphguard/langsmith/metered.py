@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Self
 from langchain_core.runnables.config import var_child_runnable_config
 
 from graphguard.choices import make_settings
+from graphguard.ids import new_id
+from graphguard.meter import Meter
 from graphguard.metering import Handler, current_scope
-from graphguard.scope import Meter, Scope, new_id
+from graphguard.scope import Scope
 from graphguard.spend import ZERO
 from graphguard.task import Task
 

@@ -18,11 +18,12 @@ from langsmith import get_current_run_tree
 
 from graphguard.budget import Budget
 from graphguard.errors import BudgetExceeded, InvalidBudget
+from graphguard.ids import new_id
 from graphguard.langsmith.counts import GuardedTrace
 from graphguard.langsmith.errors import AgentBudgetError
 from graphguard.langsmith.metered import Metered
 from graphguard.langsmith.roots import LiveRoots
-from graphguard.scope import new_id
+from graphguard.langsmith.untraced import untraced_root, watch
 from graphguard.traced import mark, trip_metadata
 from graphguard.trip import Trip
 
@@ -59,9 +60,9 @@ _here: ContextVar[_Place | None] = ContextVar("graphguard_trace", default=None)
 class RecursiveTraceGuard:
     """Stops an agent that calls itself too deeply, too often, or for too much money, under one root trace.
 
-    A root trace is LangSmith's: the outermost traced run. Where nothing is traced, it is the outermost guarded
-    function, or the block of `guard.trace()`, which is a root with and without tracing. Traces don't count together,
-    and what runs on another machine counts there.
+    A root trace is LangSmith's: the outermost run, or the outermost `@traceable` with tracing off. Where there is none,
+    it is the outermost guarded function, or the block of `guard.trace()`. Traces don't count together, and what runs on
+    another machine counts there.
 
     Args:
         client: The LangSmith client that `guarded_traceable` traces with; None is the SDK's own. Nothing is ever
@@ -112,6 +113,7 @@ class RecursiveTraceGuard:
         self.roots = LiveRoots()
         self._trips: deque[AgentBudgetError] = deque(maxlen=_TRIPS)
         self._lock = threading.Lock()
+        watch()
 
     @property
     def trips(self) -> tuple[AgentBudgetError, ...]:
@@ -155,10 +157,13 @@ class RecursiveTraceGuard:
         return place
 
     def trace_here(self) -> GuardedTrace:
-        """The counts of the current LangSmith trace; new ones where nothing is traced."""
+        """The counts of the trace that this code runs in; new ones outside of any."""
         run = get_current_run_tree()
         if run is None:
-            return self._new_trace(new_id())
+            root = untraced_root()
+            if root is None:
+                return self._new_trace(new_id())
+            return root.trace(self, lambda: self._new_trace(new_id()))
         key = str(run.trace_id)
         with self._lock:
             trace = self._traces.get(key)

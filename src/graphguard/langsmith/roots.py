@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from langchain_core.runnables.config import var_child_runnable_config
 from langsmith import get_current_run_tree
 
-from graphguard.langsmith.running import running_root
+from graphguard.running import running_root
 from graphguard.traced import LiveRun, live_runs
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from graphguard.budget import Budget
+from graphguard.ids import new_id
 from graphguard.langsmith.metered import Metered
-from graphguard.scope import new_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,11 +14,12 @@ from langsmith.run_helpers import get_current_run_tree, get_tracing_context
 from graphguard.budget import Budget, Call
 from graphguard.choices import make_settings
 from graphguard.errors import UnknownPrice
+from graphguard.ids import new_id
 from graphguard.langsmith.metered import MeteredBlock
 from graphguard.langsmith.spec import Need
 from graphguard.langsmith.traced_calls import TracedCall, traced_calls
 from graphguard.langsmith.watching import Watch
-from graphguard.scope import Meter, new_id
+from graphguard.meter import Meter
 from graphguard.spend import ZERO, Charge, Spend
 from graphguard.unfolded import Unfolded
 

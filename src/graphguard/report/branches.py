@@ -31,6 +31,7 @@ class Point:
         source: `"input"`, `"loop"`, `"update"` or `"fork"`.
         added: What it added to the branch.
         spend: The branch's spend after it.
+        unsettled: What tasks that ran from there told of a superstep that never ended.
         trips: The trips right after it: of calls that would have come next.
     """
 
@@ -43,6 +44,7 @@ class Point:
     source: str
     added: Spend
     spend: Spend
+    unsettled: Spend = ZERO
     trips: tuple[PastTrip, ...] = ()
 
 
@@ -65,12 +67,12 @@ class Branch:
     @property
     def added(self) -> Spend:
         """What its own steps spent."""
-        return sum((point.added for point in self.points), ZERO)
+        return sum((point.added for point in self.points), self.points[-1].unsettled)
 
     @property
     def spend(self) -> Spend:
         """What the line had spent at its end, its part before the fork included."""
-        return self.points[-1].spend
+        return self.points[-1].spend + self.points[-1].unsettled
 
 
 def points(steps: Iterable[Step], trips: Sequence[PastTrip]) -> tuple[Point, ...]:
@@ -90,6 +92,7 @@ def points(steps: Iterable[Step], trips: Sequence[PastTrip]) -> tuple[Point, ...
             source=step.source,
             added=step.added,
             spend=step.spend,
+            unsettled=step.unsettled,
             trips=tuple(stopped.get(step.checkpoint, ())),
         )
         for at, step in enumerate(ordered)

@@ -40,16 +40,21 @@ def story_sections(story: Story, tale: Tale) -> Iterator[Section]:
         if sums:
             yield f"By {name}", _rows(name, sums, story.metric)
     if len(story.branches) > 1:
-        yield "By branch", [
-            {
-                "branch": str(branch.number),
-                "from": f"branch {branch.parent}, step {branch.forked.at + 1}" if branch.forked else "the beginning",
-                "steps": f"{len(branch.points):,}",
-                "added": amount_text(story.metric, branch.added.amount(story.metric)),
-                "at its end": amount_text(story.metric, branch.spend.amount(story.metric)),
-            }
-            for branch in story.branches
-        ]
+        yield (
+            "By branch",
+            [
+                {
+                    "branch": str(branch.number),
+                    "from": f"branch {branch.parent}, step {branch.forked.at + 1}"
+                    if branch.forked
+                    else "the beginning",
+                    "steps": f"{len(branch.points):,}",
+                    "added": amount_text(story.metric, branch.added.amount(story.metric)),
+                    "at its end": amount_text(story.metric, branch.spend.amount(story.metric)),
+                }
+                for branch in story.branches
+            ],
+        )
     if story.loss is not None:
         yield "Paid for nothing", _losses(story)
     yield "Trips", list(_trips(story.trips, tale)) or ["No budget ever stopped this thread."]
@@ -58,18 +63,21 @@ def story_sections(story: Story, tale: Tale) -> Iterator[Section]:
 def library_sections(library: Library, tale: Tale) -> Iterator[Section]:
     """What there is to say of a database."""
     yield tale.db, [f"{len(library.chapters):,} threads, {_amounts(library.spend)}"]
-    yield "Threads", [
-        {
-            "thread": chapter.thread,
-            "last step (UTC)": chapter.ended[:19].replace("T", " "),
-            "steps": f"{chapter.steps:,}",
-            "branches": f"{chapter.branches:,}",
-            "trips": f"{len(chapter.trips):,}" if chapter.trips else "",
-            "calls": f"{chapter.spend.calls:,}",
-            "USD": amount_text("usd", chapter.spend.nanousd),
-        }
-        for chapter in library.chapters
-    ]
+    yield (
+        "Threads",
+        [
+            {
+                "thread": chapter.thread,
+                "last step (UTC)": chapter.ended[:19].replace("T", " "),
+                "steps": f"{chapter.steps:,}",
+                "branches": f"{chapter.branches:,}",
+                "trips": f"{len(chapter.trips):,}" if chapter.trips else "",
+                "calls": f"{chapter.spend.calls:,}",
+                "USD": amount_text("usd", chapter.spend.nanousd),
+            }
+            for chapter in library.chapters
+        ],
+    )
     named = {"day": library.by_day, "model": library.by_model, "node": library.by_node, "user": library.by_user}
     for name, sums in named.items():
         if sums:

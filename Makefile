@@ -43,6 +43,7 @@ check: $(READY)  ## style, types, and whether the lock fits pyproject.toml
 bench: $(READY)  ## what a guard costs beside the bare graph, and a ledger beside the bare database, as ratios
 	.venv/bin/python benchmarks/calls.py
 	.venv/bin/python benchmarks/ledger.py
+	.venv/bin/python benchmarks/langsmith_guards.py
 
 soak: $(READY)  ## storms of kill -9 on the durable ledgers; some minutes
 	.venv/bin/python -m tests.soak.storm --ledger sqlite --kills 1000

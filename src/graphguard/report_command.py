@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from graphguard.history.checkpoints import AnySaver
     from graphguard.ledger_command.opening import Readable
     from graphguard.report.drawing import Drawing
+    from graphguard.report.story import Tale
     from graphguard.report.text import Section
 
 __all__ = ["report"]
@@ -86,7 +87,9 @@ def report(
         with ExitStack() as stack:
             book = stack.enter_context(to_read(ledger, schema)) if ledger else None
             saver = stack.enter_context(opened(db))
-            page, sections = _told(saver, book, db, thread, graph, config, drawn=output is not None)
+            tale = _tale(db, graph, config)
+            drawing = _drawing(graph, config) if graph and output is not None else None
+            page, sections = _told(saver, book, thread, tale, drawing, paged=output is not None)
     except (GraphguardError, ModuleNotFoundError) as error:
         raise WrongUse(str(error)) from error
     except KeyboardInterrupt:
@@ -102,35 +105,39 @@ def report(
     click.echo(f"Wrote {output} ({len(page.encode()) / 1000:,.0f} kB).")
 
 
+def _tale(db: str, graph: str | None, config: Path) -> Tale:
+    from graphguard.report.story import Tale  # noqa: PLC0415 - see report
+
+    place = "$GRAPHGUARD_DB" if "://" in db else db  # never a password
+    return Tale(db=place, graph=graph, config=None if config == Path("langgraph.json") else str(config))
+
+
 def _told(
-    saver: AnySaver, book: Readable | None, db: str, thread: str | None, graph: str | None, config: Path, *, drawn: bool
+    saver: AnySaver, book: Readable | None, thread: str | None, tale: Tale, drawing: Drawing | None, *, paged: bool
 ) -> tuple[str, Sequence[Section]]:
     """The page, if one is wanted, and the sections of the text."""
     from graphguard.history.checkpoints import threads  # noqa: PLC0415 - see report
     from graphguard.report.database import library  # noqa: PLC0415 - see report
     from graphguard.report.page import library_page, story_page  # noqa: PLC0415 - see report
-    from graphguard.report.story import Tale, story  # noqa: PLC0415 - see report
+    from graphguard.report.story import story  # noqa: PLC0415 - see report
     from graphguard.report.text import library_sections, story_sections  # noqa: PLC0415 - see report
 
-    place = "$GRAPHGUARD_DB" if "://" in db else db  # never a password
-    tale = Tale(db=place, graph=graph, config=None if config == Path("langgraph.json") else str(config))
-    drawing = _drawing(graph, config) if graph and drawn else None
     if thread is not None:
         told = story(saver, thread, book)
-        return story_page(told, tale, drawing) if drawn else "", list(story_sections(told, tale))
+        return story_page(told, tale, drawing) if paged else "", list(story_sections(told, tale))
     all_told = library((story(saver, name, book) for name in _progress(threads(saver))), book)
-    return library_page(all_told, tale) if drawn else "", list(library_sections(all_told, tale))
+    return library_page(all_told, tale) if paged else "", list(library_sections(all_told, tale))
 
 
 def _drawing(graph: str, config: Path) -> Drawing:
-    from langgraph.graph.state import StateGraph  # noqa: PLC0415 - see report
+    from langgraph.graph.state import CompiledStateGraph, StateGraph  # noqa: PLC0415 - see report
 
     from graphguard.history_command.graphs import graph_of  # noqa: PLC0415 - see report
     from graphguard.report.drawing import drawing  # noqa: PLC0415 - see report
 
     found = graph_of(graph, config)
     compiled = found.compile() if isinstance(found, StateGraph) else found
-    if not hasattr(compiled, "get_graph"):
+    if not isinstance(compiled, CompiledStateGraph):
         raise WrongUse(f"{graph!r} in {str(config)!r} is no graph, but a {type(compiled).__name__}")
     return drawing(compiled)
 

@@ -62,6 +62,7 @@ class Scope:
     """
 
     __slots__ = (
+        "_beside",
         "_claimed",
         "_tops",
         "field",
@@ -94,6 +95,7 @@ class Scope:
         self.raised = limits_in(self.field)
         self.new_limits: dict[str, dict[str, int]] = {}
         self._claimed: dict[str, Claim] = {}
+        self._beside: list[Mapping[str, object]] | None = None
         self._tops: list[Scope] | None = [self] if parent is None else None
         if parent is not None and self.raised and (top := self.top) is not self:
             for key, limits in self.raised.items():
@@ -198,8 +200,10 @@ class Scope:
 
     def _saved(self, budget: Budget) -> Spend:
         """What tasks of this superstep that won't run again have spent, as their writes tell, not yet in the state."""
+        if self._beside is None:
+            self._beside = self.task.saved("spend")
         total = _ZERO
-        for told in self.task.saved("spend"):
+        for told in self._beside:
             by = told.get("run_by" if budget.per == "run" else "by") if budget.narrowed else None
             total += Spend.of((by.get(budget.key) if isinstance(by, dict) else {}) if budget.narrowed else told)
         return total

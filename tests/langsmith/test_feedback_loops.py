@@ -81,6 +81,8 @@ def test_no_attempt_begins_in_a_loop_that_ended():
     """After a success or a plateau, the loop stays ended."""
     loop = FeedbackLoopGuard()
     state = loop.begin()
+    with loop.attempt(state):
+        pass
     loop.should_retry(state, 0.9, 0.8)
 
     with pytest.raises(BudgetExceeded, match="ended by success"):
@@ -101,6 +103,14 @@ def test_calls_are_counted_by_the_meter():
 
     assert counts == [2, 4, 6, 8]
     assert state.usd == Decimal(8 * NANOUSD_PER_CALL) / 10**9
+
+
+def test_a_loop_whose_calls_nobody_counts_is_warned_of():
+    """Without blocks of attempt(state), ceilings on calls and USD can't hold, and that is said."""
+    loop = FeedbackLoopGuard()
+
+    with pytest.warns(UserWarning, match="attempt"):
+        loop.should_retry(loop.begin(), 0.5, 0.9)
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
@@ -405,7 +415,7 @@ def test_feedback_that_can_t_be_sent_is_counted_not_raised():
     """With nobody listening, the loop ends as it would, and the failure is counted."""
     client = Client(api_url=unreachable(), api_key="k", auto_batch_tracing=False, retry_config=Retry(total=0))
     loop = FeedbackLoopGuard(client, feedback=True)
-    state = IterationState(root_run_id="0199f1d2-0000-7000-8000-000000000001", scores=[0.5, 0.5], iteration=2)
+    state = IterationState(root_run_id="0199f1d2-0000-7000-8000-000000000001", scores=[0.5, 0.5], iteration=2, blocks=2)
 
     verdict = loop.should_retry(state, 0.5, 0.9)
     sent()

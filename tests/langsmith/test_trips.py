@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import json
+from contextlib import suppress
 from decimal import Decimal
 
 import langsmith as sdk
@@ -16,6 +17,7 @@ from langgraph.graph import END, START, MessagesState, StateGraph
 from langsmith import traceable, tracing_context
 
 from graphguard import Budget, BudgetExceeded, MemoryLedger, PriceBook, SqliteLedger, charge, guard, to
+from graphguard.langsmith import AgentBudgetError, RecursiveTraceGuard, guarded_traceable
 from tests.scripted import NANOUSD_PER_CALL, Scripted, Streaming
 
 ONE_CALL = Decimal(NANOUSD_PER_CALL) / 10**9
@@ -289,3 +291,38 @@ def test_a_durable_ledger_and_tracing_agree(langsmith, client, traced, tmp_path)
         graph.compile().invoke({"messages": [("user", "q")]})
 
     assert Decimal(str(query(client, is_root=True)[0].total_cost)) == ledger.total().usd
+
+
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+def test_a_call_that_failed_costs_in_langsmith_what_it_costs_here(langsmith, client, traced, asynchronous):
+    """A call that may have been billed is charged at its worst case, and so it is in LangSmith's total."""
+    model = Scripted(script=["fine", RuntimeError("the line went dead")])
+    builder = two_nodes(model, asynchronous=asynchronous)
+    ledger = MemoryLedger()
+    graph = guard(builder, Budget(usd=1), nodes=["plan", "write"], ledger=ledger).compile()
+    given = {"messages": [("user", "q")]}
+
+    with traced(), pytest.raises(RuntimeError, match="dead"):
+        asyncio.run(graph.ainvoke(given)) if asynchronous else graph.invoke(given)
+
+    assert ledger.total().calls == 2
+    assert Decimal(str(query(client, is_root=True)[0].total_cost)) == ledger.total().usd
+
+
+def test_the_money_of_a_guarded_function_is_langsmiths_total(langsmith, client, traced):
+    """Models called outside of any graph, under a guard with max_usd, cost in LangSmith what the guard has counted."""
+    model, ledger = Scripted(), MemoryLedger(wait=0)
+    usd = Decimal(3 * NANOUSD_PER_CALL) / 10**9
+    turns = RecursiveTraceGuard(max_usd=usd, ledger=ledger)
+
+    @guarded_traceable(turns, name="turn")
+    def turn() -> str:
+        model.invoke("x" * 1_000)
+        return turn()
+
+    with traced(), suppress(AgentBudgetError):
+        turn()
+
+    assert Decimal(str(query(client, is_root=True)[0].total_cost)) == ledger.total().usd <= usd
+    assert all(one.get("end_time") for one in langsmith.store.runs.values())
+    assert tripped(langsmith.store, "Scripted")["runguard_metric"] == "usd"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 from contextlib import asynccontextmanager
@@ -39,9 +40,10 @@ async def call_late(state: MessagesState) -> dict[str, object]:
 
 
 async def pay(state: MessagesState) -> dict[str, object]:
-    """A fee, and what it leaves, told on the event loop."""
-    charge(usd="0.01")
-    return {"messages": [("ai", f"{remaining().usd} left")]}
+    """A fee, and what it leaves; a ledger on disk is asked in a thread."""
+    await asyncio.to_thread(charge, usd="0.01")
+    left = await asyncio.to_thread(remaining)
+    return {"messages": [("ai", f"{left.usd} left")]}
 
 
 def steps(*nodes: object) -> StateGraph[MessagesState]:

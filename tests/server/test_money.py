@@ -8,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from langchain_core.messages import convert_to_messages
+from langchain_core.messages import AIMessage
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.pregel.remote import RemoteGraph
 from langgraph_sdk import get_client
@@ -228,7 +228,7 @@ async def test_b115_scheduled_runs_tell_their_webhook_of_the_trip(world, client,
 
 
 async def test_b109_what_nodes_tell_does_not_block_the_loop(world, client):
-    """An async node may tell a fee and ask what is left, with a ledger on disk."""
+    """An async node tells a fee and asks what is left in a thread, with a ledger on disk."""
     thread = await new_thread(client)
 
     answer = await client.runs.wait(thread, "paying", input=say("hi"))
@@ -243,7 +243,7 @@ async def test_b118_calls_of_a_graph_on_a_server_are_counted_by_their_messages(w
 
     async def ask(state: MessagesState):
         answer = await remote.ainvoke(say("over there"))
-        answers = [m for m in convert_to_messages(answer["messages"]) if getattr(m, "usage_metadata", None)]
+        answers = [AIMessage.model_validate(m) for m in answer["messages"] if m.get("usage_metadata")]
         for message in answers:
             charge(message)
         return {"messages": answers}

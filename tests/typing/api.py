@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import timedelta
 from decimal import Decimal
 from typing import TypedDict, assert_type
 
 from langchain.agents import create_agent
 from langchain_core.language_models import BaseChatModel
+from langchain_core.runnables import RunnableConfig
 from langgraph.graph import StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.pregel import Pregel
@@ -23,16 +25,21 @@ from graphguard import (
     MissingKey,
     ModelNode,
     NoModelNodes,
+    PastTrip,
     PriceBook,
     Spend,
     Trip,
     UnknownNode,
     UnknownPrice,
+    backtest,
     charge,
     guard,
     model_nodes,
     remaining,
+    replay,
     to,
+    top_up,
+    trips,
 )
 from graphguard.middleware import BudgetMiddleware
 
@@ -102,6 +109,18 @@ def no_big_prompts(spent: Spend, call: Call) -> Breach | None:
 def a_function_is_a_budget_too(builder: StateGraph[State]) -> None:
     """Rules stand beside budgets."""
     assert_type(guard(builder, Budget(usd=1), no_big_prompts), StateGraph[State])
+
+
+def histories_are_typed(graph: CompiledStateGraph[State, None, State, State], config: RunnableConfig) -> None:
+    """Trips know their place; a replay is streamed when asked to be; backtests hold trips and amounts."""
+    for trip in trips(graph, config):
+        assert_type(trip, PastTrip)
+        assert_type((trip.thread, trip.root, trip.config), tuple[str, str | None, RunnableConfig])
+        assert_type(replay(graph, trip, Budget(usd=1)), object)
+        assert_type(replay(graph, trip, stream_mode="updates"), Iterator[object])
+    told = backtest(graph, None, Budget(usd=1)).outcomes[0]
+    assert_type((told.trips, told.saved, told.sentence), tuple[tuple[PastTrip, ...], Spend, str])
+    assert_type(top_up(graph, config, usd="0.50"), object)
 
 
 def budgets_per_key_and_window(missing: MissingKey, trip: Trip) -> None:

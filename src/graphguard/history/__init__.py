@@ -3,8 +3,9 @@
 The only modules that read checkpoints, through LangGraph's public methods alone.
 """
 
-from graphguard.history.backtesting import Backtest, Outcome, abacktest, backtest
+from graphguard.history.backtesting import abacktest, backtest
 from graphguard.history.found import PastTrip, atrips, trips
+from graphguard.history.outcomes import Backtest, Outcome
 from graphguard.history.replaying import areplay, replay
 from graphguard.history.steps import Step, asteps, steps
 from graphguard.history.topping import atop_up, top_up

@@ -6,6 +6,7 @@ import logging
 import math
 import threading
 import time
+import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Self
 
@@ -140,7 +141,12 @@ class FeedbackLoopGuard:
             score: The attempt's score, higher is better; None or NaN where there is none, which is never good enough
                 and never an improvement.
             score_threshold: From which score on the loop has succeeded.
+
+        Warns when no block of `attempt(state)` was entered: nobody has counted the model calls then.
         """
+        if not state.blocks:
+            text = "model calls are counted in blocks of attempt(state) only; without one, their ceilings can't hold"
+            warnings.warn(text, stacklevel=2)
         with self._lock:
             state.scores.append(None if score is None or not math.isfinite(score) else float(score))
             state.iteration += 1

@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 import nbformat
-from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 
 HERE = Path(__file__).resolve().parent
@@ -31,8 +30,15 @@ def executed(path: Path, *, timeout: int = 100) -> nbformat.NotebookNode:
         # Nothing of the user's own Jupyter is read or written, and nothing is traced.
         own = {"IPYTHONDIR": private, "JUPYTER_RUNTIME_DIR": private, "JUPYTER_CONFIG_DIR": private}
         env = os.environ | own | {"LANGSMITH_TRACING": "false", "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
-        kernel = AsyncKernelManager(kernel_name="python3", transport="ipc" if os.name == "posix" else "tcp")
-        client = NotebookClient(notebook, km=kernel, timeout=timeout, record_timing=False, coalesce_streams=True)
+        quiet = ["--IPKernelApp.log_level=ERROR"]  # it would warn of talking over this machine's loopback
+        client = NotebookClient(
+            notebook,
+            timeout=timeout,
+            kernel_name="python3",
+            extra_arguments=quiet,
+            record_timing=False,
+            coalesce_streams=True,
+        )
         client.execute(cwd=str(HERE), env=env)
     notebook.metadata.pop("widgets", None)
     notebook.metadata.language_info = {"name": "python"}  # which Python it was says nothing

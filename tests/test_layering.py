@@ -61,6 +61,7 @@ ORDER = (
     "calibrate_command",
     "check_command",
     "report_command",
+    "dashboard_command",
     "cli",
     "testing",
 )

@@ -11,6 +11,7 @@ import click
 
 from graphguard.calibrate_command import calibrate
 from graphguard.check_command.command import check
+from graphguard.dashboard_command.command import dashboard
 from graphguard.demo.command import demo
 from graphguard.history_command.command import COMMANDS
 from graphguard.ledger_command.command import ledger
@@ -47,6 +48,7 @@ def graphguard() -> None:
 
 graphguard.add_command(calibrate)
 graphguard.add_command(check)
+graphguard.add_command(dashboard)
 graphguard.add_command(demo)
 graphguard.add_command(ledger)
 graphguard.add_command(report)

@@ -380,6 +380,8 @@ class Task:
 
     def raised_beside(self) -> list[Mapping[str, Mapping[str, object]]]:
         """Limits that people raised in this superstep, in the state's form, as the tasks beside know them."""
+        if self.travels:  # what was answered on the line that the run left doesn't count on its own
+            return []
         pad = self.config.get(keys.CONF, {}).get(keys.CONFIG_KEY_SCRATCHPAD)
         found: list[Mapping[str, Mapping[str, object]]] = []
         for task, channel, value in self._pending(pad) if pad is not None else ():

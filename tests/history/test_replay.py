@@ -19,6 +19,7 @@ from graphguard import (
     trips,
 )
 from tests.history.graphs import HI, chain, fan, guarded, nested, thread
+from tests.needs import TASK_IDS_OF_REPLAYS, needs
 from tests.scripted import Scripted
 
 BOTH = pytest.mark.parametrize("gate", ["node", "inline"])
@@ -72,6 +73,19 @@ def test_an_answered_trip_asks_anew(saver, gate, answer):
         ("c", "waits for an answer"),
         ("b", "raised to 2 calls"),
     ]
+
+
+@needs(*TASK_IDS_OF_REPLAYS)
+@pytest.mark.parametrize("shape", [lambda model: chain(model, "a", "b", "c"), fan, nested])
+def test_langgraphs_own_replay_asks_anew_too(saver, shape):
+    """A run that LangGraph itself replays from before an answered trip doesn't know the limit it was raised to."""
+    graph = guarded(shape(Scripted()), saver, Budget(calls=2), gate="inline", on_trip="interrupt")
+    graph.invoke(HI, thread())
+    graph.invoke(Command(resume=50), thread())
+
+    asked = graph.invoke(None, list(trips(graph, thread()))[-1].config)["__interrupt__"]
+
+    assert [question.value["trip"]["limit"] for question in asked] == [2]
 
 
 @BOTH

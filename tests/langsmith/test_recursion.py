@@ -233,6 +233,31 @@ def test_traces_count_for_themselves(langsmith, situation):
     assert (bodies.ran, guard.trips) == (15, ())
 
 
+@pytest.mark.parametrize("situation", ["off", "on"])
+def test_a_block_around_a_graph_is_a_root(langsmith, situation):
+    """What the nodes of a graph call counts together, one after the other and beside each other."""
+    guard = RecursiveTraceGuard(max_calls=CEILING)
+    bodies = Bodies()
+    step = guarded_traceable(guard, name="step")(bodies)
+
+    def node(state: MessagesState) -> dict[str, list[object]]:
+        for _ in range(5):
+            with suppress(AgentBudgetError):
+                step()
+        return {"messages": []}
+
+    builder = StateGraph(MessagesState)
+    for name in ("left", "right", "last"):
+        builder.add_node(name, node)
+    builder.add_edge(START, "left")
+    builder.add_edge(START, "right")
+    builder.add_edge(["left", "right"], "last")
+    with tracing(situation, langsmith), guard.trace():
+        builder.compile().invoke({"messages": [HumanMessage("q")]})
+
+    assert bodies.ran == CEILING
+
+
 def test_two_guards_count_for_themselves():
     """A function under two guards needs room under both, and neither counts for the other."""
     loose, tight = RecursiveTraceGuard(max_calls=5), RecursiveTraceGuard(max_calls=2)

@@ -237,9 +237,9 @@ async def test_b109_what_nodes_tell_does_not_block_the_loop(world, client):
     assert world.ledger.total(thread=thread).usd == Decimal("0.01021")
 
 
-async def test_b118_calls_of_a_graph_on_a_server_are_counted_by_their_messages(world, ledger):
+async def test_b118_calls_of_a_graph_on_a_server_are_counted_by_their_messages(world, client, ledger):
     """A node that runs a graph elsewhere charges the usage of the messages that came back, and has its budget."""
-    remote = RemoteGraph("of_run", url=world.url)
+    remote = RemoteGraph("of_run", client=client)
 
     async def ask(state: MessagesState):
         answer = await remote.ainvoke(say("over there"))
@@ -278,9 +278,10 @@ def others(world, tmp_path):
 async def test_b116_b117_b128_servers_share_a_ledger_and_one_that_is_killed_loses_nothing(world, client, others):
     """Two servers admit together what fits; one is killed in a call, and the next goes on from its last step.
 
-    The second server traces, to a LangSmith that is not there and without a key, which changes nothing.
+    The second server traces, to a LangSmith that is not there and without a key, and has an event loop for each of
+    its workers, which changes nothing.
     """
-    nowhere = {"LANGSMITH_TRACING": "true", "LANGSMITH_ENDPOINT": "http://127.0.0.1:9"}
+    nowhere = {"LANGSMITH_TRACING": "true", "LANGSMITH_ENDPOINT": "http://127.0.0.1:9", "BG_JOB_ISOLATED_LOOPS": "true"}
     with others("second", **nowhere) as second:
         async with get_client(url=second.url) as another:
             asked = [

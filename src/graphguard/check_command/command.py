@@ -36,9 +36,10 @@ Exit codes:
 @click.option("--strict", is_flag=True, help="Let warnings count as errors do.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document. USD are decimal strings.")
 def check(*, config: Path, ids: Sequence[str], strict: bool, as_json: bool) -> None:
-    """Look at every graph of a langgraph.json: which model calls are guarded, and what they can cost at most.
+    """Find the model calls that nothing guards.
 
-    The graphs are imported, as the server does; nothing is run and no model is called.
+    Every graph of a langgraph.json is imported, as the server does, and looked at: which of its calls are guarded,
+    what is wrong with its budgets, and what it can cost at most. Nothing is run and no model is called.
     """
     from graphguard.history_command.graphs import document_of  # noqa: PLC0415 - loads LangGraph
 

@@ -1,0 +1,1 @@
+"""`graphguard dashboard`: the dashboard alone, on a checkpoint database and a ledger."""

@@ -6,9 +6,15 @@ import json
 import textwrap
 
 import pytest
+from langgraph.graph import StateGraph
 
+from graphguard import Budget, guard
+from graphguard.check_command.seen import calls_of
 from graphguard.cli import graphguard
+from tests.laws.shapes import Bench
+from tests.laws.table import SHAPES
 from tests.needs import cli_runner
+from tests.scripted import Scripted
 
 PRELUDE = """
 from contextlib import asynccontextmanager
@@ -74,6 +80,39 @@ def test_a_guarded_graph_is_fine(check):
     ]
     assert report["ceilings"] == [{"usd": "0.5", "per": "branch", "exact": True, "by": "Budget(usd='0.50')"}]
     assert (codes(report), code) == ([], 0)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_no_shape_of_graph_hides_a_call(name):
+    """In every shape that the laws are tested over, all model nodes are seen: bare without a guard, guarded with."""
+    shape = SHAPES[name]
+    bare = shape.build(Bench(Scripted(script=list(shape.script))))
+    without, guarded = (
+        list(calls_of(graph.compile() if isinstance(graph, StateGraph) else graph))
+        for graph in (bare, guard(bare, Budget(calls=9)))
+    )
+
+    for node in shape.models:
+        assert any(f"{call.name}:".startswith(f"{node}:") for call in without)
+    assert [call.name for call in guarded] == [call.name for call in without]
+    assert not any(call.around for call in without)
+    assert all(call.around for call in guarded)
+
+
+def test_a_call_in_an_edge_is_one(check):
+    """A model that an edge asks where to go is seen, and is held where the graph is guarded."""
+    source = """
+        bare = StateGraph(MessagesState)
+        bare.add_node("plan", lambda state: {})
+        bare.add_edge(START, "plan")
+        bare.add_conditional_edges("plan", lambda state: model.invoke("Go on?").content, {"ok": END})
+    """
+    report, code = check(f"{source}\n        graph = bare")
+    guarded, fine = check(f"{source}\n        graph = guard(bare, Budget(calls=3), nodes=['plan'])")
+
+    assert [(found["node"], found["code"]) for found in report["findings"]] == [("plan", "unguarded")]
+    assert report["calls"][0]["how"] == "its edge holds the model Scripted"
+    assert (codes(guarded), code, fine) == ([], 1, 0)
 
 
 def test_an_unguarded_call_is_an_error(check):
@@ -274,6 +313,13 @@ def test_what_cannot_be_loaded_is_told_in_a_line(check, source, why):
 
     assert (len(report["findings"]), code) == (1, 1)
     assert why in report["findings"][0]["text"]
+
+
+def test_a_graph_that_is_not_python_is_told(check):
+    """A JavaScript graph beside is an error of its own."""
+    report, _ = check("", graphs={"graph": "./agent.ts:graph"})
+
+    assert report["findings"][0]["text"] == "can't be loaded: './agent.ts' is not Python, so it can't be looked into"
 
 
 def test_the_environment_and_folders_of_the_server_are_there(check, tmp_path):

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.types import Command
 
 from graphguard import Budget, InvalidBudget, MemoryLedger, NotGuardable, guard
 from graphguard.server import adjustable
@@ -63,6 +65,21 @@ def test_the_graphs_own_budgets_stay():
 
     assert calls(make, max_calls=100) == 4
     assert ledger.total().calls == 4
+
+
+def test_an_answered_question_counts_under_the_same_settings():
+    """Who raised a limit raised it for runs with the setting that it was raised from; with another, that one counts."""
+    make = adjustable(guard(endless(), on_trip="interrupt", ledger=MemoryLedger()), max_calls=Budget(calls=20))
+    saver = InMemorySaver()
+
+    def asked(given, max_calls):
+        graph = make({"configurable": {"max_calls": max_calls}}).copy({"checkpointer": saver})  # as servers do
+        answer = graph.invoke(given, {"configurable": {"thread_id": "1"}})
+        return answer["__interrupt__"][0].value["action_requests"][0]["name"]
+
+    assert asked(HI, 2) == "Budget exhausted: 2 of 2 calls"
+    assert asked(Command(resume={"new_limit_calls": 3}), 2) == "Budget exhausted: 3 of 3 calls"
+    assert asked(Command(resume={"new_limit_calls": 5}), 4) == "Budget exhausted: 4 of 4 calls"
 
 
 def test_equal_settings_share_a_graph():

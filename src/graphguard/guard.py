@@ -426,7 +426,16 @@ def _scoped_graph(graph: AnyGraph, door: Door) -> AnyGraph:
 
         return await _acall_around(run, door)(input, config=config or {})
 
-    namespace = {"invoke": invoke, "ainvoke": ainvoke, "__module__": cls.__module__, "__doc__": cls.__doc__}
+    async def astream(self: AnyGraph, input: object, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002, ANN401
+        # Under `astream_events` LangGraph streams what it would else call; `ainvoke` streams too, and names a mode.
+        if not kwargs and Task.id_in(config or {}):
+            yield await ainvoke(self, input, config)
+            return
+        async for chunk in cls.astream(self, input, config, **kwargs):
+            yield chunk
+
+    ways = {"invoke": invoke, "ainvoke": ainvoke, "astream": astream}
+    namespace = {**ways, "__module__": cls.__module__, "__doc__": cls.__doc__}
     inner.__class__ = type(cls.__name__, (cls,), namespace)
     return inner
 

@@ -68,6 +68,7 @@ class Meter:
         self.warned: OrderedDict[tuple[object, ...], None] = OrderedDict()
         self.finished: OrderedDict[str, Scope] = OrderedDict()
         self.loops: weakref.WeakKeyDictionary[object, Left | None] = weakref.WeakKeyDictionary()
+        self.told: weakref.WeakKeyDictionary[object, set[tuple[object, ...]]] = weakref.WeakKeyDictionary()
         self.narrowed = tuple(budget for budget in settings.budgets if budget.narrowed and budget.in_state)
         self.budgets = {budget.key: budget for budget in settings.budgets}
         self.keys = frozenset(self.budgets)
@@ -83,6 +84,16 @@ class Meter:
             self.warned[what] = None
             while len(self.warned) > _KEPT:
                 self.warned.popitem(last=False)
+        return first
+
+    def first_trip(self, loop: object, what: tuple[object, ...]) -> bool:
+        """Whether a run of the graph has not told of this before: many lines may trip on one budget."""
+        if loop is None:
+            return True
+        with self.lock:
+            told = self.told.setdefault(loop, set())
+            first = what not in told
+            told.add(what)
         return first
 
     def finish(self, scope: Scope) -> None:

@@ -14,9 +14,9 @@ from graphguard.accounts import STEP, account_name, account_text, key_value, lim
 from graphguard.budget import Breach, Budget, Call, Claim, Limits, amount_text, progress_text
 from graphguard.limits import limits_in, limits_to_state
 from graphguard.spend import ZERO as _ZERO
-from graphguard.spend import Charge, Spend, usd_text
+from graphguard.spend import Charge, Spend
 from graphguard.traced import tell
-from graphguard.trip import Trip
+from graphguard.trip import Trip, amounts_in_event
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -296,6 +296,8 @@ class Scope:
             pushed=self.task.pushed,
         )
         tell(self.task.config, trip)
+        if self.meter.first_trip(top.task.loop, (trip.limit_key, trip.metric, trip.limit)):
+            top.task.emit(trip.to_event())
         return trip
 
     def place_of(self, call: Call) -> _Place:
@@ -379,8 +381,7 @@ class Scope:
             "share": share,
             "node": self.task.node,
         }
-        for name, value in (("spent", spent), ("limit", limit), ("remaining", max(limit - spent, 0))):
-            event[f"{name}_usd" if metric == "usd" else name] = usd_text(value) if metric == "usd" else value
+        event |= amounts_in_event(metric, spent, limit)
         whose = "" if self.meter.budgets[claim.budget].in_state else claim.scope
         if whose:
             event["account"] = whose

@@ -14,7 +14,7 @@ from graphguard.spend import to_usd, usd_text
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Trip", "merge_trip"]
+__all__ = ["Trip", "amounts_in_event", "merge_trip"]
 
 _AMOUNTS: Final = ("limit", "spent", "held", "needed", "kept")
 
@@ -163,6 +163,18 @@ class Trip:
     def _text(self, amount: int) -> str:
         return amount_text(self.metric, amount)
 
+    def to_event(self) -> dict[str, object]:
+        """What the graph's custom stream tells of it, in plain JSON; USD amounts are decimal strings.
+
+        >>> Trip(budget="calls=2 per branch", metric="calls", limit=2, spent=2, node="plan").to_event()["reason"]
+        "budget exhausted at 'plan': 2 of 2 calls spent"
+        """
+        event: dict[str, object] = {"type": "budget", "event": "trip", "budget": self.budget, "kind": self.kind}
+        event |= {"metric": self.metric, "node": self.node, "mode": self.mode, "reason": self.reason}
+        if self.kind in {"spent", "held"}:
+            event |= amounts_in_event(self.metric, self.spent, self.limit)
+        return event if self.account is None else {**event, "account": self.account}
+
     def to_state(self) -> dict[str, object]:
         """The plain JSON form that the state field `trip` uses; USD amounts are decimal strings."""
         data: dict[str, object] = {}
@@ -173,6 +185,16 @@ class Trip:
             data[field.name] = list(value) if isinstance(value, tuple) else value
         data["reason"] = self.reason
         return data
+
+
+def amounts_in_event(metric: str, spent: int, limit: int) -> dict[str, object]:
+    """Spent, limit and what remains, named as events name them; nano-USD for `usd`.
+
+    >>> amounts_in_event("usd", 400_000_000, 500_000_000)
+    {'spent_usd': '0.4', 'limit_usd': '0.5', 'remaining_usd': '0.1'}
+    """
+    amounts = (("spent", spent), ("limit", limit), ("remaining", max(limit - spent, 0)))
+    return {f"{n}_usd" if metric == "usd" else n: usd_text(v) if metric == "usd" else v for n, v in amounts}
 
 
 def merge_trip(old: dict[str, object], new: dict[str, object]) -> dict[str, object]:

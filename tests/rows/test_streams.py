@@ -79,8 +79,8 @@ def test_b61_a_closing_message_is_streamed_too() -> None:
     assert any("1 of 1 calls spent" in text for text in told)
 
 
-def test_b62_custom_events_are_warnings_only() -> None:
-    """The guard writes to the custom stream when a share is crossed, and is silent otherwise."""
+def test_b62_custom_events_are_warnings_and_trips() -> None:
+    """The guard writes to the custom stream when a share is crossed and when it stops, and is silent otherwise."""
     model = Scripted()
 
     def node(state: Log) -> Log:
@@ -92,12 +92,12 @@ def test_b62_custom_events_are_warnings_only() -> None:
 
     told = [list(graph.stream({"log": []}, T, stream_mode="custom")) for _ in range(5)]
 
-    assert [[e if isinstance(e, str) else e["type"] for e in chunk] for chunk in told] == [
+    assert [[e if isinstance(e, str) else e["event"] for e in chunk] for chunk in told] == [
         ["mine"],
-        ["mine", "budget"],
+        ["mine", "warning"],
         ["mine"],
         ["mine"],
-        [],
+        ["trip"],
     ]
 
 

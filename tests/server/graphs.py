@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 # The server loads this file by its path, from a folder of its own.
@@ -78,6 +80,12 @@ def of_assistant(config: RunnableConfig) -> object:
 
 
 adjusted = adjustable(endless(Budget(calls=9, per="run")), max_calls=Budget(calls=2, per="run"))
+
+
+@asynccontextmanager
+async def of_manager(config: RunnableConfig) -> AsyncIterator[object]:
+    """A graph that is made for each run, with something that is closed after it."""
+    yield endless(Budget(calls=config["configurable"].get("max_calls", 1), per="run"))
 
 
 def of_plan(config: RunnableConfig) -> object:

@@ -13,6 +13,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from langgraph_cli import docker
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = json.loads((ROOT / "langgraph.json").read_text("utf-8"))
@@ -69,3 +70,12 @@ def test_the_image_has_a_python_that_the_project_allows(lines):
     version = re.match(r"FROM langchain/langgraph-api:3\.(\d+)", lines[0])[1]
 
     assert 11 <= int(version) <= 13
+
+
+def test_langgraph_up_tells_the_server_where_its_postgresql_is():
+    """`POSTGRES_URI`, in which the docs put the ledger, is an environment variable of the server's container."""
+    version = docker.Version(28, 0, 0)
+    text = docker.compose(docker.DockerCapabilities(version, version, healthcheck_start_interval=True), port=8123)
+
+    server = text.partition("langgraph-api:")[2]
+    assert re.search(r"POSTGRES_URI: \"?postgres://\S+@langgraph-postgres:5432/postgres", server)

@@ -10,7 +10,7 @@ from langgraph_sdk import get_client
 from tests.server.serving import dev_server
 
 FILE = Path(__file__).with_name("graphs.py")
-OF_ACCOUNTS = ("of_organization", "of_user", "of_team", "of_assistant", "of_plan", "adjusted")
+OF_ACCOUNTS = ("of_organization", "of_user", "of_team", "of_assistant", "of_manager", "of_plan", "adjusted")
 GRAPHS = ("sync_node", "async_node", "inline", "raising", "agent", *OF_ACCOUNTS)
 HI = {"messages": [{"role": "user", "content": "hi"}]}
 pytestmark = pytest.mark.xdist_group("dev-server")
@@ -64,12 +64,12 @@ async def test_a_client_reads_why_a_run_was_refused(client):
 
 
 async def test_an_agent_ends_with_a_closing_message_and_streams_warnings(client):
-    """A guarded create_agent ends at its budget on the server, and its warnings reach the custom stream."""
+    """A guarded create_agent ends at its budget on the server; its warnings and its trip reach the custom stream."""
     chunks = [chunk async for chunk in client.runs.stream(None, "agent", input=HI, stream_mode=["updates", "custom"])]
 
     events = [chunk.data for chunk in chunks if chunk.event == "custom"]
     updates = [chunk.data for chunk in chunks if chunk.event == "updates"]
-    assert [event["share"] for event in events] == [0.5, 0.95]
+    assert [(event["event"], event["spent"]) for event in events] == [("warning", 2), ("warning", 3), ("trip", 3)]
     assert updates[-1]["model.budget"]["messages"][-1]["content"] == (
         "I stopped here: budget exhausted at 'model': 3 of 3 calls spent."
     )
@@ -109,11 +109,12 @@ async def test_b112_two_assistants_share_by_their_context(client):
     assert made == [3, 0, 3]
 
 
-async def test_b112_two_assistants_have_budgets_of_their_own(client):
-    """A graph's factory takes the limit from the assistant's settings."""
+@pytest.mark.parametrize("graph", ["of_assistant", "of_manager"])
+async def test_b110_b112_two_assistants_have_budgets_of_their_own(client, graph):
+    """A graph's factory, an async context manager too, takes the limit from the assistant's settings."""
     made = []
     for calls in (1, 4):
-        assistant = await client.assistants.create("of_assistant", context={"max_calls": calls})
+        assistant = await client.assistants.create(graph, context={"max_calls": calls})
         made.append(await calls_of(client, assistant["assistant_id"]))
 
     assert made == [1, 4]

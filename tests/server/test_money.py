@@ -278,17 +278,21 @@ def others(world, tmp_path):
 async def test_b116_b117_b128_servers_share_a_ledger_and_one_that_is_killed_loses_nothing(world, client, others):
     """Two servers admit together what fits; one is killed in a call, and the next goes on from its last step.
 
+    A question that the killed one asked is answered at the next.
+
     The second server traces, to a LangSmith that is not there and without a key, and has an event loop for each of
     its workers, which changes nothing.
     """
     nowhere = {"LANGSMITH_TRACING": "true", "LANGSMITH_ENDPOINT": "http://127.0.0.1:9", "BG_JOB_ISOLATED_LOOPS": "true"}
     with others("second", **nowhere) as second:
         async with get_client(url=second.url) as another:
-            asked = [
+            runs = [
                 each.runs.wait(None, "of_team", input=say("for both"), context={"team": "both"})
                 for each in (client, another) * 6
             ]
-            answers = await asyncio.gather(*asked)
+            answers = await asyncio.gather(*runs)
+            waiting = await new_thread(another)
+            await another.runs.wait(waiting, "asking", input=say("ask"))
             thread = await new_thread(another)
             # Each step's checkpoint is written before the next begins; else a kill may lose the last one.
             await another.runs.create(thread, "two_steps", input=say("begin"), durability="sync")
@@ -304,7 +308,11 @@ async def test_b116_b117_b128_servers_share_a_ledger_and_one_that_is_killed_lose
             await another.threads.create(thread_id=thread, if_exists="do_nothing")
             ended = await another.runs.wait(thread, "two_steps", input=None)
             state = await another.threads.get_state(thread)
+            await another.threads.create(thread_id=waiting, if_exists="do_nothing")
+            asked = await another.runs.wait(waiting, "asking", command={"resume": 3})
 
+    assert asked["__interrupt__"][0]["value"]["action_requests"][0]["name"] == "Budget exhausted: 3 of 3 calls"
+    assert world.provider.billed.count("ask") == 3
     assert world.provider.billed.count("for both") == 5
     assert sum(answer["messages"][-1]["content"] == "Hm." for answer in answers) == 5
     assert (before.calls, [call.thread for call in held]) == (1, [thread])

@@ -114,9 +114,7 @@ def _of_graph(name: str, path: str, graph: object, *, from_factory: bool) -> Rep
 
     compiled = graph.compile() if isinstance(graph, StateGraph) else graph
     if not isinstance(compiled, CompiledStateGraph) and not is_entrypoint(compiled):
-        text = (
-            f"is of type {type(graph).__name__}, which can't be looked into; name a StateGraph or its compile()"
-        )
+        text = f"is of type {type(graph).__name__}, which can't be looked into; name a StateGraph or its compile()"
         return Report(name, path, findings=(Finding("error", "no-graph", None, text),))
     runnable = cast("CompiledStateGraph[Any, Any, Any, Any]", compiled)
     calls = tuple(calls_of(runnable))

@@ -124,6 +124,12 @@ def calls_of(
     for name, bound in sorted(bounds.items(), key=lambda item: any(True for _ in models_in(item[1]))):
         for found in _in_node(bound, around, seen):
             yield replace(found, path=(name, *found.path), loops=found.loops or name in looping)
+    if isinstance(graph, CompiledStateGraph):
+        for name, branches in graph.builder.branches.items():
+            for branch in branches.values():
+                for found in _in_node(branch.path, around, seen):
+                    how = f"its edge {found.how}"
+                    yield replace(found, path=(name, *found.path), how=how, loops=found.loops or name in looping)
 
 
 def _in_node(bound: object, around: tuple[Settings, ...], seen: set[int]) -> Iterator[Seen]:

@@ -87,13 +87,15 @@ def _module(path: str, folder: Path) -> object:
     for place in (str(folder), str((folder / path).parent)):
         if place not in sys.path:
             sys.path.insert(0, place)
+    if path.endswith((".js", ".mjs", ".cjs", ".ts", ".mts", ".cts")):
+        raise WrongUse(f"{path!r} is not Python, so it can't be looked into")
     if not path.endswith(".py"):
         return importlib.import_module(path)
     file = (folder / path).resolve()
     if not file.is_file():
         raise WrongUse(f"{str(file)!r} is not there; langgraph.json names it")
-    name = f"graphguard_loaded_{file.stem}_{abs(hash(file)):x}"
-    if name in sys.modules:  # of another graph of this file
+    name = f"graphguard_loaded_{file.stem}_{abs(hash((file, file.stat().st_mtime_ns))):x}"
+    if name in sys.modules:  # loaded for another graph of this file
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None  # noqa: S101 - a .py file always has one

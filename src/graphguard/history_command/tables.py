@@ -17,7 +17,7 @@ __all__ = ["show_rows", "show_story"]
 
 _UNBOUND: Final = 400
 _RIGHT: Final = frozenset({"#", "step", "calls", "USD", "branch", "saved", "of", "calls saved", "trips"})
-_WHOLE: Final = frozenset({"#", "step", "calls", "USD", "branch"})
+_WHOLE: Final = frozenset({"#", "checkpoint"})
 
 
 def show_rows(rows: Sequence[Mapping[str, str]]) -> None:
@@ -25,12 +25,11 @@ def show_rows(rows: Sequence[Mapping[str, str]]) -> None:
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = _UNBOUND
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
     columns = [name for name in rows[0] if any(row[name] for row in rows)] if rows else []
     for name in columns:
         justify = "right" if name in _RIGHT else "left"
-        fold = "fold" if name == "checkpoint" else "ellipsis"
-        table.add_column(name, justify=justify, no_wrap=name in _WHOLE, overflow=fold)  # type: ignore[arg-type] # words of rich
+        table.add_column(name, justify=justify, no_wrap=name in _WHOLE, overflow="fold")  # type: ignore[arg-type] # words of rich
     for row in rows:
         table.add_row(*(Text(row[name]) for name in columns))
     console.print(table)

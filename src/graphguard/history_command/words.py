@@ -51,7 +51,6 @@ def trip_rows(trips: Sequence[tuple[int, PastTrip]]) -> list[dict[str, str]]:
             "node": f"{trip.ns.partition(':')[0]}:{trip.node}" if trip.ns else trip.node or "",
             "spent": trip.progress.removesuffix(" spent"),
             "next call": amount_text(trip.metric, trip.needed) if trip.needed and trip.metric != "calls" else "",
-            "on trip": trip.mode,
             "outcome": trip.outcome,
             "checkpoint": short(trip.root) if trip.root else "not kept",
         }

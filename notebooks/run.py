@@ -29,7 +29,9 @@ def executed(path: Path, *, timeout: int = 100) -> nbformat.NotebookNode:
     with tempfile.TemporaryDirectory() as private:
         # Nothing of the user's own Jupyter is read or written, and nothing is traced.
         own = {"IPYTHONDIR": private, "JUPYTER_RUNTIME_DIR": private, "JUPYTER_CONFIG_DIR": private}
-        env = os.environ | own | {"LANGSMITH_TRACING": "false", "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+        env = (
+            os.environ | own | {"LANGSMITH_TRACING": "false", "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+        )
         quiet = ["--IPKernelApp.log_level=ERROR"]  # it would warn of talking over this machine's loopback
         client = NotebookClient(
             notebook,

@@ -14,6 +14,7 @@ from typing import Annotated, Any, TypedDict
 import pytest
 from langchain_core.runnables import RunnableConfig
 from langgraph.cache.memory import InMemoryCache
+from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.graph import END, START, StateGraph
@@ -323,3 +324,28 @@ def test_time_travel_takes_back_the_branch_and_not_the_money(
 
         assert Spend.of(machine.graph.get_state(T)).calls == 4
     assert machine.ledger.total(thread="t").calls == world.model.billed == 7
+
+
+@pytest.mark.parametrize("gate", ["node", "inline"])
+@pytest.mark.parametrize("aio", [False, True], ids=["sync", "async"])
+async def test_a_line_of_its_own_takes_nothing_over_from_the_one_it_left(gate: str, *, aio: bool) -> None:
+    """What a task spent before it failed for good stays with its line; a fork from before has not spent it."""
+    world = World(aio=aio, failures=-1)
+    graph = StateGraph(State)
+    graph.add_node("a", world.node())
+    graph.add_node("b", world.node(lambda: world.fails(0)))
+    graph.add_edge(START, "a")
+    graph.add_edge("a", "b")
+    guarded = guard(graph, Budget(usd=1), gate=gate).compile(checkpointer=InMemorySaver())
+
+    async def run(given: Any, config: RunnableConfig) -> None:
+        with suppress(ConnectionError):
+            await guarded.ainvoke(given, config) if aio else guarded.invoke(given, config)
+
+    await run({"log": []}, T)
+    before = next(one for one in guarded.get_state_history(T) if not one.values.get("log") and one.next != (START,))
+    await run(None, before.config)
+
+    found = guarded.get_state(T)
+    assert found.values["log"] == ["done", "at last"]
+    assert (Spend.of(found).calls, world.model.billed) == (2, 4)

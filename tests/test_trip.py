@@ -181,3 +181,19 @@ def test_exception_carries_the_trip_through_pickle():
 
     assert str(again) == str(error) == trip(node="plan").reason
     assert again.trip == error.trip
+
+
+@pytest.mark.parametrize("order", [("stopped", "raised"), ("raised", "stopped")])
+def test_a_stop_outweighs_a_raise_beside_it(order: tuple[str, str]) -> None:
+    """People answered two tasks of one superstep: whichever writes first, the run was stopped."""
+    first, second = (Trip(budget="b", limit=1, spent=1, run="r", at="c1", answer=answer).to_state() for answer in order)
+
+    assert merge_trip(merge_trip({}, first), second)["answer"] == "stopped"
+
+
+def test_a_later_raise_outweighs_a_stop() -> None:
+    """A run that was stopped and then topped up goes on: the next superstep's answer counts."""
+    stopped = Trip(budget="b", limit=1, spent=1, run="r", at="c1", answer="stopped").to_state()
+    raised = Trip(budget="b", limit=2, spent=2, run="r", at="c2", answer="raised").to_state()
+
+    assert merge_trip(stopped, raised)["answer"] == "raised"

@@ -112,7 +112,9 @@ class Prompt:
         """What is known once the provider told the tokens of the prompt and the answer."""
         choices = [choice for choices in response.generations for choice in choices]
         answers = [message for choice in choices if (message := getattr(choice, "message", None)) is not None]
-        messages = () if isinstance(self.messages[0], str) else self.messages
+        # Blocks may change in place, and stay the very same object.
+        fixed = all(type(getattr(message, "content", None)) is str for message in self.messages)
+        messages = cast("Sequence[BaseMessage]", self.messages if fixed else ())
         same = tuple(map(weakref.ref, messages)), tuple(map(id, map(_CONTENT, messages)))
         return Known(tokens, self.marks, tuple(map(fingerprint, answers)), self.tools, self.tools_bound, same)
 

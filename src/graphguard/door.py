@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from langchain_core.runnables.config import var_child_runnable_config
-from langgraph.errors import GraphBubbleUp
+from langgraph.errors import GraphBubbleUp, ParentCommand
 from langgraph.types import Command, Send
 
 from graphguard import gate as gates
@@ -31,6 +31,14 @@ if TYPE_CHECKING:
     from graphguard.meter import Meter
 
 __all__ = ["Door", "Stop", "Visit"]
+
+
+def _refused(error: BaseException) -> BudgetExceeded | None:
+    """The refusal that an exception is, or that a task group raised and nothing else; None if it isn't one."""
+    if isinstance(error, BaseExceptionGroup):
+        refused = [_refused(part) for part in error.exceptions]
+        return refused[0] if None not in refused else None
+    return error if isinstance(error, BudgetExceeded) else None
 
 
 class Stop(Command[str]):
@@ -161,11 +169,15 @@ class Visit(Handler):
         if scope is None or not self.began:  # nothing spent, or nothing run
             return False
         # A refusal of another guard's budget is for the door of that guard.
-        refusal = scope.refusal if isinstance(error, BudgetExceeded) else None
+        refused = None if error is None else _refused(error)
+        refusal = scope.refusal if refused is not None else None
         if refusal is not None:
             self.result = self._act(refusal)
-        if error is None or refusal is not None:
+        # The task's writers run for a command that a graph inside has for this one, too.
+        if error is None or refusal is not None or isinstance(error, ParentCommand):
             scope.meter.finish(scope)
+        if refusal is None and refused is not None and refused is not error:
+            raise refused from error
         return refusal is not None
 
     def output(self, value: object) -> object:

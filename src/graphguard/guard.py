@@ -14,7 +14,7 @@ import functools
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypeVar, cast
 
-from langchain_core.runnables import RunnableConfig, RunnableSequence
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableSequence
 from langchain_core.runnables.config import run_in_executor, var_child_runnable_config
 from langgraph._internal._runnable import RunnableCallable, RunnableSeq
 from langgraph.channels import BinaryOperatorAggregate, EphemeralValue, LastValueAfterFinish
@@ -339,13 +339,18 @@ def _enclosed(bound: AnyRunnable, door: Door) -> AnyRunnable:
         return _scoped_graph(bound, door)
     if isinstance(bound, RunnableCallable):
         new = copy.copy(bound)
-        new.func, new.afunc = _around(bound.func, bound.afunc, door)
+        new.func, new.afunc = _around(bound.func, bound.afunc, door, recurse=bound.recurse)
         return new
     if isinstance(bound, (RunnableSequence, RunnableSeq)):
         # LangGraph runs the steps one by one, so each has a door; the gate is at the first.
         first, *rest = bound.steps
         steps = [_enclosed(first, door), *(_enclosed(step, door.inner()) for step in rest)]
         return type(bound)(*steps, name=bound.name)
+    return _behind(bound, door)
+
+
+def _behind(bound: AnyRunnable, door: Door) -> AnyRunnable:
+    """The runnable as it is, behind the door."""
 
     # Not bound.invoke itself: LangGraph warns about how LangChain annotates its config.
     def invoke(given: object, config: RunnableConfig) -> object:
@@ -361,15 +366,18 @@ def _enclosed(bound: AnyRunnable, door: Door) -> AnyRunnable:
 _Func: TypeAlias = "Callable[..., Any] | None"
 
 
-def _around(func: _Func, afunc: _Func, door: Door) -> tuple[_Func, _Func]:
-    """Both functions of a node with the door around them; None stays None."""
-    new_func = None if func is None else _call_around(func, door)
+def _around(func: _Func, afunc: _Func, door: Door, *, recurse: bool = False) -> tuple[_Func, _Func]:
+    """Both functions of a node with the door around them; None stays None.
+
+    With `recurse`, LangGraph runs what they return, if that is a runnable: after the door has closed behind them.
+    """
+    new_func = None if func is None else _call_around(func, door, recurse=recurse)
     if afunc is None:
         return new_func, None
     if new_func is not None and isinstance(afunc, functools.partial) and afunc.func is run_in_executor:
         # Still executor-backed, and still seen to be: a timeout on a sync node must go on to be refused.
         return new_func, functools.update_wrapper(functools.partial(run_in_executor, None, new_func), new_func)
-    return new_func, _acall_around(afunc, door)
+    return new_func, _acall_around(afunc, door, recurse=recurse)
 
 
 def _visit(door: Door, args: tuple[object, ...], kwargs: Mapping[str, object]) -> Visit | Stop:
@@ -380,7 +388,7 @@ def _visit(door: Door, args: tuple[object, ...], kwargs: Mapping[str, object]) -
     return door.visit(config, given)  # type: ignore[arg-type] # what LangGraph gives under that name
 
 
-def _call_around(func: Callable[..., Any], door: Door) -> Callable[..., Any]:
+def _call_around(func: Callable[..., Any], door: Door, *, recurse: bool = False) -> Callable[..., Any]:
     def call(*args: object, **kwargs: object) -> object:
         visit = _visit(door, args, kwargs)
         if isinstance(visit, Stop):
@@ -389,12 +397,13 @@ def _call_around(func: Callable[..., Any], door: Door) -> Callable[..., Any]:
         with visit as inside:
             if inside:
                 value = func(*args, **visit.patched(kwargs))
-        return visit.output(value)
+        output = visit.output(value)
+        return _behind(output, door.inner()) if recurse and isinstance(output, Runnable) else output
 
     return functools.wraps(func)(call)
 
 
-def _acall_around(afunc: Callable[..., Any], door: Door) -> Callable[..., Any]:
+def _acall_around(afunc: Callable[..., Any], door: Door, *, recurse: bool = False) -> Callable[..., Any]:
     async def acall(*args: object, **kwargs: object) -> object:
         visit = _visit(door, args, kwargs)
         if isinstance(visit, Stop):
@@ -403,7 +412,8 @@ def _acall_around(afunc: Callable[..., Any], door: Door) -> Callable[..., Any]:
         async with visit as inside:
             if inside:
                 value = await afunc(*args, **visit.patched(kwargs))
-        return visit.output(value)
+        output = visit.output(value)
+        return _behind(output, door.inner()) if recurse and isinstance(output, Runnable) else output
 
     return functools.wraps(afunc)(acall)
 

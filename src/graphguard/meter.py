@@ -53,6 +53,10 @@ class Settings:
     ledger: Ledger
     prices: PriceBook
 
+    def __deepcopy__(self, _: object) -> Settings:
+        """The same: a copy of a graph spends from the same ledger."""
+        return self
+
 
 class Meter:
     """The running object of one `guard()`: its settings and what its runs share in this process."""
@@ -72,6 +76,10 @@ class Meter:
         self.narrowed = tuple(budget for budget in settings.budgets if budget.narrowed and budget.in_state)
         self.budgets = {budget.key: budget for budget in settings.budgets}
         self.keys = frozenset(self.budgets)
+
+    def __deepcopy__(self, _: object) -> Meter:
+        """The same: it is shared by all copies of a graph."""
+        return self
 
     def has_limit(self, key: str) -> bool:
         """Whether a raised limit is one of this guard's; `key` as `Trip.limit_key`."""
@@ -117,6 +125,8 @@ class Meter:
         with self.lock:
             if loop not in self.loops:  # nobody saw it begin, so it went on from a checkpoint
                 self.loops[loop] = None if task.travels else Left(task.loaded)
+                if task.travels:
+                    self.unfolded.leave(task)
             left = self.loops[loop]
         return left if left is not None and left.is_for(task) else None
 

@@ -100,7 +100,6 @@ class Scope:
         if parent is not None and self.raised and (top := self.top) is not self:
             for key, limits in self.raised.items():
                 top.raise_limits(key, limits)
-        meter.unfolded.adopt(task, self.run)
 
     @property
     def chain(self) -> Iterator[Scope]:
@@ -226,8 +225,9 @@ class Scope:
         return limits
 
     def recover(self) -> None:
-        """Take over from the ledger what attempts that this process doesn't know of have spent here."""
+        """Take over what earlier tasks left behind, and from the ledger what attempts in other processes spent."""
         left, ledger = self.meter.left_for(self.task), self.meter.settings.ledger
+        self.meter.unfolded.adopt(self.task, self.run)
         if left is not None:
             if left.charges is None:
                 where = left.where(self.task, self.tops()[-1].run)
@@ -237,6 +237,7 @@ class Scope:
     async def arecover(self) -> None:
         """The same as `recover`, on an event loop."""
         left, ledger = self.meter.left_for(self.task), self.meter.settings.ledger
+        self.meter.unfolded.adopt(self.task, self.run)
         if left is not None:
             if left.charges is None:
                 where = left.where(self.task, self.tops()[-1].run)
@@ -266,7 +267,7 @@ class Scope:
         """Note that a call was refused, for the guard whose budget it was; the trip."""
         breach = refusal if isinstance(refusal, Breach) else refusal.breach
         tops = self.tops()
-        top = owner or next((t for t in tops if breach.budget in t.meter.budgets), tops[-1])
+        top = owner or next((t for t in tops if t._makes(refusal)), tops[-1])  # noqa: SLF001 - the same class
         trip = top.tripped(breach, node=self.task.node, model=call.model, capped=call.capped)
         if top is not self:
             tell(self.task.config, trip)
@@ -274,6 +275,12 @@ class Scope:
             if scope.meter is top.meter:
                 scope.refusal = trip
         return trip
+
+    def _makes(self, refusal: Refusal | Breach) -> bool:
+        """Whether the budget that refused is this guard's: another's may be an equal one, with an account of its own."""
+        if isinstance(refusal, Breach):
+            return refusal.budget in self.meter.budgets
+        return refusal.claim in self._claimed.values()
 
     def tripped(self, breach: Breach, *, node: str, model: str | None = None, capped: bool = True) -> Trip:
         """The trip that a breach leads to at this task."""

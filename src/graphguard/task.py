@@ -272,9 +272,12 @@ class Task:
     def loaded(self) -> str:
         """Id of the checkpoint that the loop went on from, for a task of the first superstep that runs any."""
         # A superstep whose tasks had all finished is only written down, which makes the next checkpoint.
-        before = getattr(self.loop, "prev_checkpoint_config", None) or {}
+        loop = self.loop
+        before = getattr(loop, "prev_checkpoint_config", None) or {}
+        if self.travels:  # which makes a checkpoint for the new line
+            before = getattr(loop, "config", {})
         id_ = before.get(keys.CONF, {}).get(keys.CONFIG_KEY_CHECKPOINT_ID)
-        return self.checkpoint if self.went_on or not id_ else str(id_)
+        return self.checkpoint if (self.went_on and not self.travels) or not id_ else str(id_)
 
     @property
     def travels(self) -> bool:

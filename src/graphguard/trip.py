@@ -205,16 +205,19 @@ def merge_trip(old: dict[str, object], new: dict[str, object]) -> dict[str, obje
         new: A trip; or `{"answer": ...}` for the one there is; or `{}`, which clears it.
 
     Returns:
-        The first of several trips of one superstep, with all gates that wait; else the new one.
+        The first of several trips of one superstep, with all gates that wait, or the one that was answered with
+        a stop; else the new one.
     """
     if not isinstance(new, Mapping):
         msg = f"an update of 'trip' must be a dict, got {new!r}; {{}} clears the field"
         raise ValueError(msg)  # noqa: TRY004 - a wrong value from a client, which LangGraph reports as such
     if not new or "budget" not in new:
         return {**old, **new} if new and old else {}
-    same = old.get("run") == new.get("run") and old.get("answer") is None
-    if old and same and old.get("mode") == "interrupt":
+    same = bool(old) and old.get("run") == new.get("run")
+    if same and old.get("answer") is None and old.get("mode") == "interrupt":
         return {**old, "waiting": sorted({*_names(old), *_names(new)})}
+    if same and old.get("at") == new.get("at") and (old.get("answer"), new.get("answer")) == ("stopped", "raised"):
+        return dict(old)  # of what people answered to tasks beside each other, a stop is what the next one hears
     return dict(new)
 
 

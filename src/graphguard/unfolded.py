@@ -81,6 +81,13 @@ class Unfolded:
             for key, amount in by.items():
                 entry.adopted_by[key] = entry.adopted_by.get(key, ZERO) + amount
 
+    def leave(self, task: Task) -> None:
+        """Forget what was left behind later on the line that this task's run goes back on: it is not of its own."""
+        with self._lock:
+            for id_ in list(self._lines.get((task.thread or "", task.graph_ns), ())):
+                if self._entries[id_].checkpoint >= task.loaded:
+                    self._drop(id_, self._entries.pop(id_))
+
     def adopt(self, task: Task, run: str) -> None:
         """Make what earlier checkpoints of this line left behind the task's own."""
         line = (task.thread or run, task.graph_ns)

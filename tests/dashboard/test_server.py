@@ -47,9 +47,9 @@ def private(tmp_path_factory):
 
 def asked(url, **headers):
     """Run a thread up to where a person is asked; give its name."""
-    client = get_sync_client(url=url, headers=headers or None)
-    thread = client.threads.create()["thread_id"]
-    client.runs.wait(thread, "line", input=HI)
+    with get_sync_client(url=url, headers=headers or None) as client:
+        thread = client.threads.create()["thread_id"]
+        client.runs.wait(thread, "line", input=HI)
     return thread
 
 

@@ -48,8 +48,15 @@ if TYPE_CHECKING:
 __all__ = ["PREFIX", "Place", "dashboard"]
 
 PREFIX: Final = "/graphguard"
-_PATIENCE: Final = 0.15
+_PATIENCE: Final = 0.1
 """Seconds that a page waits for the first sums; they come live if they take longer."""
+_TEMPLATES: Final = (
+    "overview.html",
+    "thread.html",
+    "problem.html",
+    "said.html",
+    *(f"{name}.html" for name in PARTS[:-1]),
+)
 _LONGEST_FORM: Final = 4_096
 _FORWARDED: Final = ("authorization", "cookie", "x-api-key")
 _ALL: Final = "graphguard"
@@ -93,10 +100,10 @@ class Place:
         for channel in self._channels.values():
             channel.hurry()
 
-    def close(self) -> None:
-        """Stop refreshing."""
+    async def close(self) -> None:
+        """Stop refreshing, and let all tabs go."""
         for channel in self._channels.values():
-            channel.close()
+            await channel.close()
 
 
 class _Overview:
@@ -160,7 +167,7 @@ def dashboard(
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         yield
-        place.close()
+        await place.close()
 
     pages = _Pages(place)
     inner = Starlette(
@@ -186,6 +193,8 @@ class _Pages:
         self._place = place
         sheets = (files("graphguard.report") / "templates" / "style.css", files("graphguard.dashboard") / "board.css")
         self._style = "\n".join(sheet.read_text("utf-8") for sheet in sheets)
+        for name in _TEMPLATES:  # compiled now, so that nobody waits for it
+            environment().get_template(name)
         self._mark = hashlib.sha256(self._style.encode()).hexdigest()[:12]
 
     async def overview(self, request: Request) -> Response:

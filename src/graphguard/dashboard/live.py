@@ -38,6 +38,7 @@ class Channel:
         self._hurry = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._tabs = 0
+        self._closed = False
         self.parts: Mapping[str, str] = {}
 
     async def latest(self, patience: float) -> Mapping[str, str]:
@@ -59,7 +60,7 @@ class Channel:
         self._start()
         sent: dict[str, int] = {}  # hashes: the parts themselves are kept once for all tabs
         try:
-            while True:
+            while not self._closed:
                 for name, html in self.parts.items():
                     if sent.get(name) != hash(html):
                         sent[name] = hash(html)
@@ -67,7 +68,7 @@ class Channel:
                 seen = self.parts
                 try:
                     async with asyncio.timeout(_SILENCE), self._changed:
-                        await self._changed.wait_for(lambda seen=seen: self.parts is not seen)  # type: ignore[misc] # the default binds it
+                        await self._changed.wait_for(lambda seen=seen: self._closed or self.parts is not seen)  # type: ignore[misc] # the default binds it
                 except TimeoutError:
                     yield _ALIVE
         finally:
@@ -98,10 +99,13 @@ class Channel:
                     await self._hurry.wait()
             self._hurry.clear()
 
-    def close(self) -> None:
-        """Stop refreshing."""
+    async def close(self) -> None:
+        """Stop refreshing, and let all tabs go."""
+        self._closed = True
         if self._task is not None:
             self._task.cancel()
+        async with self._changed:
+            self._changed.notify_all()
 
 
 def event(name: str, html: str) -> str:

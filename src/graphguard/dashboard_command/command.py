@@ -27,6 +27,8 @@ _EXIT_CODES: Final = """\b
 Exit codes:
   0  stopped by Ctrl-C
   2  wrong use: an option, or a database, ledger or graph that can't be used"""
+_GRACE: Final = 5
+"""Seconds that requests under way get when it is stopped."""
 _LOCAL: Final = ("127.0.0.1", "localhost", "::1")
 
 
@@ -92,9 +94,17 @@ def dashboard(
     with _listening(host, port) as at:
         shown = f"[{host}]" if ":" in host else host
         click.echo(f"http://{shown}:{at.getsockname()[1]}/graphguard/ (Ctrl-C stops it)")
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
+        settings = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=_GRACE)
+
+        class Server(uvicorn.Server):
+            """Lets the open tabs go before it waits for them."""
+
+            async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+                await place.close()
+                await super().shutdown(sockets)
+
         with contextlib.suppress(KeyboardInterrupt):
-            server.run(sockets=[at])
+            Server(settings).run(sockets=[at])
 
 
 def _place(  # noqa: PLR0917 - the options

@@ -1,5 +1,5 @@
 # Every word sets up .venv by itself, and again when the requirements have changed.
-.PHONY: demo test dev check docs bench soak lowest lock clean
+.PHONY: demo test dev check docs site notebooks bench soak compat lowest newest lock clean
 
 # The Python that .venv is made with, if not the first one that fits: make PYTHON=python3.12
 PYTHON ?=
@@ -13,6 +13,9 @@ LOCK := .venv/bin/uv pip compile --quiet pyproject.toml --group dev --group docs
 	--universal --python-version 3.11 --no-header --no-emit-index-url --annotation-style line
 READY := .venv/ready
 LOWEST := .venv-lowest
+NEWEST := .venv-newest
+# What runs on the oldest and the newest releases; fewer for a quick look: make compat COMPAT=tests/rows
+COMPAT ?= tests/laws tests/agents tests/rows tests/upstream tests/test_*.py
 # Tests need these too, each as old as may be. The first two are named because their later releases don't fit
 # the oldest LangGraph and SQLite saver, which don't say so.
 LOWEST_TOOLS := langgraph-prebuilt==1.0.2 'aiosqlite<0.22' 'langchain-anthropic>=1.0' 'langchain-openai>=1.0' \
@@ -32,6 +35,13 @@ dev: $(READY)  ## the graphs in examples/ on a LangGraph server of this machine;
 docs: $(READY)  ## the examples in the README, docs/ and docstrings
 	$(PYTEST) tests/test_docs.py
 
+site: $(READY)  ## the pages in docs/ with the reference, as a site in build/site
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict
+	@echo 'open build/site/index.html'
+
+notebooks: $(READY)  ## run the notebooks and keep what they show
+	.venv/bin/python notebooks/run.py
+
 check: $(READY)  ## style, types, and whether the lock fits pyproject.toml
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
@@ -49,14 +59,24 @@ soak: $(READY)  ## storms of kill -9 on the durable ledgers; some minutes
 	.venv/bin/python -m tests.soak.storm --ledger sqlite --kills 1000
 	.venv/bin/python -m tests.soak.storm --ledger postgres --kills 1000
 
+compat: lowest newest  ## the tests against the oldest and the newest releases of LangGraph, LangChain, LangSmith and all else
+
 lowest: $(LOWEST)/ready  ## the tests against the oldest releases that pyproject.toml allows; what needs newer ones is skipped
-	$(LOWEST)/bin/pytest -n $(WORKERS) --dist worksteal -W ignore tests/laws tests/agents tests/rows tests/upstream tests/test_*.py
+	$(LOWEST)/bin/pytest -n $(WORKERS) --dist worksteal -W ignore $(COMPAT)
+
+newest: $(READY)  ## the tests against the newest releases that there are, whatever requirements.lock says
+	@set -eu; \
+	uv=uv; uv --version >/dev/null 2>&1 || uv=.venv/bin/uv; \
+	echo 'setting up $(NEWEST) ...'; \
+	$$uv venv --quiet --allow-existing --python .venv/bin/python $(NEWEST); \
+	$$uv pip install --quiet --python $(NEWEST)/bin/python --upgrade --group dev --editable '.[langchain,langsmith,postgres,server]'
+	$(NEWEST)/bin/pytest -n $(WORKERS) --dist worksteal $(COMPAT)
 
 lock: $(READY)  ## requirements.lock after a change of pyproject.toml; UPGRADE=1 takes the newest of everything
 	$(LOCK) $(if $(UPGRADE),--upgrade) -o requirements.lock
 
 clean:  ## what these words have made
-	rm -rf .venv .venv-lowest .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf .venv .venv-lowest .venv-newest .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
 
 # uv is used if the machine has one; if not, pip puts the locked one into .venv. Nothing outside is touched.
 $(READY): pyproject.toml requirements.lock

@@ -153,8 +153,8 @@ def test_every_way_to_a_guarded_graph_is_followed(check, source):
     """Agents, middleware, settings and each kind of factory are looked into."""
     report, code = check(source)
 
-    assert report["calls"]
-    assert all(call["guarded"] for call in report["calls"])
+    assert report["guarded"] is True
+    assert [guard["budgets"] for guard in report["guards"]] == [["Budget(calls=3)"]]
     assert (codes(report), code) == ([], 0)
 
 
@@ -337,7 +337,7 @@ def test_the_environment_and_folders_of_the_server_are_there(check, tmp_path):
         env=".env",
     )
 
-    assert report["budgets"] == ["Budget(calls=6)"]
+    assert report["guards"] == [{"budgets": ["Budget(calls=6)"], "on_trip": "end"}]
 
 
 @pytest.mark.parametrize(
@@ -369,7 +369,7 @@ def test_the_text_is_one_block_a_graph(tmp_path):
 
     assert done.stdout.splitlines() == [
         "good  ./graphs.py:good",
-        "  guard    Budget(usd='1'); on_trip='end'",
+        "  guard    Budget(usd='1'); on_trip=end",
         "  call     step1: gate node; holds the model Scripted",
         "  at most  $1.00 per branch, by Budget(usd='1')",
         "",

@@ -38,6 +38,7 @@ ORDER = (
     "task",
     "answers",
     "metering",
+    "remote",
     "gate",
     "door",
     "discovery",

@@ -55,7 +55,7 @@ def remaining(*, model: str | None = None) -> Remaining:
     scope = current_scope()
     left: dict[str, int] = {}
     for claim in scope.claims(model=model) if scope else ():
-        spent, held = scope.meter.settings.ledger.balance(claim) if scope else (None, None)
+        spent, held = scope.ledger.balance(claim) if scope else (None, None)
         for metric, limit in claim.limits.items():
             if spent is not None and held is not None:
                 room = max(limit - spent.amount(metric) - held.amount(metric), 0)

@@ -98,9 +98,10 @@ class Prompt:
             sent += [part] if isinstance(part, str) else part
         marks = _marks(sent, known)
         # Equal tools are often the same ones, which are compared by their ids first.
-        tools_ = known.tools_bound if known is not None and tools == known.tools else tools_bound(tools)
+        same_tools = known is not None and tools == known.tools
+        tools_ = known.tools_bound if known is not None and same_tools else tools_bound(tools)
         count = len(known.marks) if known is not None else 0
-        if known is None or tools_ != known.tools_bound or marks[:count] != known.marks:
+        if known is None or not same_tools or marks[:count] != known.marks:
             return cls(sent, tools, marks, tools_, tools_ + prompt_bytes(sent))
         added = sent[count:]
         # The answer itself, whose tokens the last call told too, unless somebody edited it since.
@@ -114,7 +115,7 @@ class Prompt:
         answers = [message for choice in choices if (message := getattr(choice, "message", None)) is not None]
         # Blocks may change in place, and stay the very same object.
         fixed = all(type(getattr(message, "content", None)) is str for message in self.messages)
-        messages = cast("Sequence[BaseMessage]", self.messages if fixed else ())
+        messages = self.messages if fixed else ()
         same = tuple(map(weakref.ref, messages)), tuple(map(id, map(_CONTENT, messages)))
         return Known(tokens, self.marks, tuple(map(fingerprint, answers)), self.tools, self.tools_bound, same)
 
@@ -183,10 +184,15 @@ _NEVER_SENT: Final = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout",
 _REJECTED: Final = range(400, 600)
 
 
-def surely_not_billed(error: BaseException) -> bool:
-    """Whether a provider rejected the request, or never got it; anything else may have been billed."""
+def surely_not_billed(error: BaseException, amid: BaseException | None = None) -> bool:
+    """Whether a provider rejected the request, or never got it; anything else may have been billed.
+
+    Args:
+        error: What the request raised.
+        amid: What its caller was handling, such as the failure of another model; it says nothing of this one.
+    """
     seen: BaseException | None = error
-    while seen is not None:
+    while seen is not None and (seen is error or seen is not amid):
         response = getattr(seen, "response", None)
         status = getattr(seen, "status_code", None) or getattr(response, "status_code", None)
         if isinstance(status, int) and status in _REJECTED:

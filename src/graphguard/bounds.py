@@ -15,7 +15,7 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from graphguard.usage import as_count, as_mapping
 
-__all__ = ["input_bytes", "output_cap", "tools_bound"]
+__all__ = ["answer_schemas", "input_bytes", "output_cap", "tools_bound"]
 
 _MEDIA_TOKENS = 15_000
 _MESSAGE_TOKENS = 32
@@ -31,6 +31,15 @@ _CAPS = (
     "maxTokens",
     "max_new_tokens",
     "num_predict",
+)
+_FORMS = (
+    "response_format",
+    "response_schema",
+    "response_json_schema",
+    "output_config",
+    "output_format",
+    "text",
+    "format",
 )
 _ANSWERS = ("n", "best_of", "candidate_count", "candidateCount")
 
@@ -68,6 +77,17 @@ def tools_bound(tools: Sequence[object]) -> int:
     if not tools:
         return 0
     return _TOOLS_TOKENS + sum(len(_json(_schema(tool))) for tool in tools)
+
+
+def answer_schemas(params: Mapping[str, object]) -> tuple[object, ...]:
+    """What a request says of the form of its answer, which providers bill as input; empty where it says none.
+
+    >>> answer_schemas({"response_format": {"type": "json_object"}})
+    ()
+    """
+    places = [params, *(as_mapping(params.get(name)) for name in _NESTED if params.get(name))]
+    found = [place[name] for place in places for name in _FORMS if place.get(name)]
+    return tuple(form for form in found if isinstance(form, type) or '"properties"' in _json(form))
 
 
 def output_cap(metadata: Mapping[str, object] | None, invocation_params: Mapping[str, object] | None) -> int | None:

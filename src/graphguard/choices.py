@@ -13,9 +13,8 @@ from langgraph.graph.state import CompiledStateGraph
 from graphguard.budget import Budget
 from graphguard.discovery import evidence, models_in
 from graphguard.errors import InvalidBudget, NoModelNodes, StateConflict, UnknownNode, UnknownPrice
-from graphguard.ledger.memory import MemoryLedger
 from graphguard.ledger.tolerant import TolerantLedger
-from graphguard.meter import Settings
+from graphguard.meter import DEFAULT_LEDGER, Settings
 from graphguard.placement import AnyBuilder, AnyGraph, ModelNode, Shape, place
 from graphguard.prices import DEFAULT_PRICES, PriceBook
 from graphguard.spend import add_spend
@@ -44,7 +43,6 @@ __all__ = [
 FIELDS: Final = ("spend", "trip")
 """The state fields that graphguard keeps."""
 
-_DEFAULT_LEDGER: Final = MemoryLedger()
 _MODES: Final = ("end", "interrupt", "raise")
 _ON_LEDGER_ERROR: Final = ("refuse", "allow")
 _GATES: Final = ("auto", "node", "inline")
@@ -105,7 +103,7 @@ def make_settings(
         to=on_trip.node if isinstance(on_trip, To) else None,
         gate=gate,
         nodes=None if nodes is None else tuple(nodes),
-        ledger=_DEFAULT_LEDGER if ledger is None else ledger,
+        ledger=DEFAULT_LEDGER if ledger is None else ledger,
         prices=DEFAULT_PRICES if prices is None else prices,
     )
 
@@ -122,7 +120,7 @@ def joined(old: Settings | None, new: Settings) -> Settings:
         to=old.to if plain else new.to,
         gate=old.gate if new.gate == "auto" else new.gate,
         nodes=old.nodes if new.nodes is None else tuple(dict.fromkeys([*(old.nodes or ()), *new.nodes])),
-        ledger=old.ledger if new.ledger is _DEFAULT_LEDGER else new.ledger,
+        ledger=old.ledger if new.ledger is DEFAULT_LEDGER else new.ledger,
         prices=old.prices if new.prices is DEFAULT_PRICES else new.prices,
     )
 

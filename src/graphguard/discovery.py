@@ -12,6 +12,7 @@ from langchain_core.language_models import BaseLanguageModel
 from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
 from langgraph.pregel import Pregel
+from langgraph.pregel.remote import RemoteGraph
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,8 +37,8 @@ def evidence(thing: object) -> str | None:
     for found in _walk(thing):
         if isinstance(found, BaseLanguageModel):
             return f"holds the model {type(found).__name__}"
-        if isinstance(found, Pregel):
-            return f"runs the graph {found.get_name()!r}"
+        if isinstance(found, (Pregel, RemoteGraph)):
+            return f"runs the graph {found.name!r}{' on a server' if isinstance(found, RemoteGraph) else ''}"
         if isinstance(found, type):
             return f"makes a model of {found.__name__}"
         if _is_configurable(found):
@@ -90,7 +91,7 @@ def reach(root: object) -> Iterator[object]:
 def _is_model(thing: object) -> bool:
     if isinstance(thing, type):
         return issubclass(thing, BaseLanguageModel) and not inspect.isabstract(thing)
-    if isinstance(thing, (BaseLanguageModel, Pregel)) or _is_configurable(thing):
+    if isinstance(thing, (BaseLanguageModel, Pregel, RemoteGraph)) or _is_configurable(thing):
         return True
     return isinstance(thing, types.FunctionType) and thing.__name__ == "init_chat_model"
 

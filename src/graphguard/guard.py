@@ -22,6 +22,7 @@ from langgraph.constants import END, START
 from langgraph.graph.state import CompiledStateGraph, StateGraph
 from langgraph.pregel._read import DEFAULT_BOUND, PregelNode
 from langgraph.pregel._write import ChannelWrite, ChannelWriteTupleEntry
+from langgraph.pregel.remote import RemoteGraph
 from langgraph.types import Command, Send
 
 from graphguard import gate as gates
@@ -32,6 +33,7 @@ from graphguard.functional import guarded_entrypoint, is_entrypoint
 from graphguard.meter import Meter
 from graphguard.metering import current_scope
 from graphguard.placement import AnyBuilder, AnyGraph, ModelNode, Shape
+from graphguard.remote import counted
 from graphguard.scope import Scope
 from graphguard.spend import add_spend
 from graphguard.task import Task
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
 __all__ = ["guard", "model_nodes", "rebudgeted", "settings_of"]
 
 _NO_GATE: Final = "each call in it and in its tasks is held by itself"
+_MAPPERS: Final = ("_output_mapper", "_state_mapper")  # set by compile(), read by stream v2 for outputs and checkpoints
 _REDUCERS: Final = dict(zip(FIELDS, (add_spend, merge_trip), strict=True))
 _G = TypeVar("_G", bound="AnyBuilder | AnyGraph | Pregel[Any, Any, Any, Any]")
 
@@ -245,8 +248,9 @@ def _rebuilt(compiled: AnyGraph, meter: Meter, builder: AnyBuilder, *, inside: b
         new.channels[field] = channel
     if isinstance(compiled.stream_channels, list):
         new.stream_channels = list(dict.fromkeys([*compiled.stream_channels, *FIELDS]))
-    if (mapper := getattr(compiled, "_state_mapper", None)) is not None:
-        new._state_mapper = _StateMapper(mapper)  # noqa: SLF001 - set by compile(), read by stream v2
+    for name in _MAPPERS:
+        if (mapper := getattr(compiled, name, None)) is not None:
+            setattr(new, name, _Mapper(mapper))
     return new.validate()
 
 
@@ -259,8 +263,8 @@ class _Field(BinaryOperatorAggregate[dict[str, object]]):
         return new
 
 
-class _StateMapper:
-    """Coerces state values to the user's schema, which doesn't know graphguard's fields."""
+class _Mapper:
+    """Coerces values to the user's schema, which doesn't know graphguard's fields."""
 
     def __init__(self, mapper: Callable[[object], object]) -> None:
         self.mapper = mapper
@@ -301,8 +305,9 @@ def _unguarded(compiled: AnyGraph, settings: Settings) -> tuple[AnyGraph, Settin
     }
     if isinstance(compiled.stream_channels, list):
         bare.stream_channels = [key for key in compiled.stream_channels if key not in FIELDS or key in own]
-    if isinstance(mapper := getattr(compiled, "_state_mapper", None), _StateMapper):
-        bare._state_mapper = mapper.mapper  # noqa: SLF001 - see _rebuilt
+    for name in _MAPPERS:
+        if isinstance(mapper := getattr(compiled, name, None), _Mapper):
+            setattr(bare, name, mapper.mapper)
     builder = copy.copy(compiled.builder)
     old = builder.__dict__.pop("_graphguard", None)
     bare.builder = builder
@@ -351,6 +356,8 @@ def _enclosed(bound: AnyRunnable, door: Door) -> AnyRunnable:
 
 def _behind(bound: AnyRunnable, door: Door) -> AnyRunnable:
     """The runnable as it is, behind the door."""
+    if isinstance(bound, RemoteGraph):
+        bound = counted(bound)
 
     # Not bound.invoke itself: LangGraph warns about how LangChain annotates its config.
     def invoke(given: object, config: RunnableConfig) -> object:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from graphguard.accounts import limit_key
+from graphguard.ledger.memory import MemoryLedger
 from graphguard.left import Left
 from graphguard.unfolded import Unfolded
 
@@ -24,9 +25,12 @@ if TYPE_CHECKING:
     from graphguard.scope import Scope
     from graphguard.task import Task
 
-__all__ = ["Meter", "Settings"]
+__all__ = ["DEFAULT_LEDGER", "Meter", "Settings"]
 
 _KEPT: Final = 10_000
+
+DEFAULT_LEDGER: Final = MemoryLedger()
+"""What all guards of the process share that were given none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import logging
 import sys
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
@@ -23,7 +24,7 @@ from langchain_core.tracers.context import register_configure_hook
 from langchain_core.tracers.langchain import LangChainTracer
 
 from graphguard.answers import Prompt, answer, caches_an_hour, output_bytes, surely_not_billed
-from graphguard.bounds import output_cap
+from graphguard.bounds import answer_schemas, output_cap
 from graphguard.budget import Breach, Call
 from graphguard.errors import BudgetExceeded, UnknownPrice
 from graphguard.ids import new_id
@@ -61,6 +62,7 @@ class _Open:
     streamed_bytes: int = 0
     streamed: Usage | None = None
     traced: tuple[BaseTracer, UUID] | None = None
+    amid: BaseException | None = field(default_factory=lambda: sys.exc_info()[1])  # what the caller is handling
 
 
 class Either:
@@ -137,6 +139,7 @@ class Handler(BaseCallbackHandler):
             if opened.call.claims:
                 self._admit(await self._ledger.ahold(opened.call), opened)
         except BudgetExceeded as refused:
+            _drop_unheard()
             if tracer is not None:
                 end_refused(tracer, run_id, refused)
             raise
@@ -148,7 +151,7 @@ class Handler(BaseCallbackHandler):
 
     @property
     def _ledger(self):  # type: ignore[no-untyped-def] # noqa: ANN202 - private, the protocol says it
-        return self.scope.meter.settings.ledger
+        return self.scope.ledger
 
     def _admit(self, answer: object, opened: _Open) -> None:
         if isinstance(answer, Refusal):
@@ -169,6 +172,7 @@ class Handler(BaseCallbackHandler):
         scope = self.scope
         claims = scope.claims(model=model)
         tools: Sequence[object] = params.get("tools") or params.get("functions") or ()
+        tools = [*tools, *schemas] if (schemas := answer_schemas(params)) else tools
         prompt = Prompt.of(messages, tools, scope.meter.prompts.get(self._place(model)))
         policies = any(top.meter.settings.policies for top in scope.tops())
         if not claims and not policies:
@@ -183,7 +187,7 @@ class Handler(BaseCallbackHandler):
             model=model,
             provider=provider,
             worst=Spend(nanousd=nanousd, input_tokens=prompt.bound, output_tokens=cap or 0, calls=1),
-            capped=cap is not None and model is not None,
+            capped=cap is not None and model is not None and not _goes_on_elsewhere(params),
             claims=claims,
             run=scope.tops()[-1].run or None,
             thread=scope.task.thread,
@@ -282,7 +286,7 @@ class Handler(BaseCallbackHandler):
     on_llm_error = Either(_llm_error, _allm_error)
 
     def _failed(self, opened: _Open, error: BaseException) -> Charge | None:
-        if not opened.streamed_bytes and opened.streamed is None and surely_not_billed(error):
+        if not opened.streamed_bytes and opened.streamed is None and surely_not_billed(error, opened.amid):
             return None
         return self._cut_off(opened)
 
@@ -413,12 +417,25 @@ def _overtaken(handler: Handler) -> LangChainTracer | None:
     The tracer writes the run when the call ends, and what the call cost must be in that write. Only LangChain's
     callback manager knows the list of handlers that will be told of the end, and it is found among the callers.
     """
-    frame: FrameType | None = sys._getframe(2)  # noqa: SLF001 - CPython's documented way to the caller's caller
+    frame = _frame_of_manager()
+    return None if frame is None else _first(handler, frame.f_locals["self"].handlers)
+
+
+def _drop_unheard() -> None:
+    """Close what LangChain made to tell others of a call that was refused, for Python warns of what nobody awaited."""
+    told = {} if (frame := _frame_of_manager()) is None else frame.f_locals
+    for task in (*told.get("inline_tasks", ()), *told.get("non_inline_tasks", ())):
+        if inspect.getcoroutinestate(task) == inspect.CORO_CREATED:
+            task.close()
+
+
+def _frame_of_manager() -> FrameType | None:
+    """Where LangChain's callback manager runs the handler method that called the function which asks."""
+    frame: FrameType | None = sys._getframe(3)  # noqa: SLF001 - CPython's documented way to the callers
     for _ in range(_DISPATCHERS):
-        manager = None if frame is None else frame.f_locals.get("self")
-        if isinstance(manager, BaseCallbackManager):
-            return _first(handler, manager.handlers)
-        frame = None if frame is None else frame.f_back
+        if frame is None or isinstance(frame.f_locals.get("self"), BaseCallbackManager):
+            return frame
+        frame = frame.f_back
     return None
 
 
@@ -430,6 +447,11 @@ def _first(handler: Handler, handlers: list[BaseCallbackHandler]) -> LangChainTr
                 handlers.insert(at, handler)
             return other
     return None
+
+
+def _goes_on_elsewhere(params: Mapping[str, object]) -> bool:
+    """Whether the provider adds a conversation that it keeps itself, of a length that nobody here knows."""
+    return any(params.get(name) for name in ("previous_response_id", "conversation"))
 
 
 def _on_event_loop() -> bool:

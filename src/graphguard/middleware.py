@@ -274,7 +274,7 @@ class BudgetMiddleware(AgentMiddleware[AgentState[ResponseT], ContextT]):
         """The meter for agents inside that scope: what is charged there goes to one ledger, the outermost guard's."""
         if scope is None:
             return self._meter
-        ledger = scope.tops()[-1].meter.settings.ledger
+        ledger = scope.ledger
         if id(ledger) not in self._meters:
             self._meters[id(ledger)] = Meter(replace(self._meter.settings, ledger=ledger), {})
         return self._meters[id(ledger)]

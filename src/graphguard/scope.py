@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypedDict
 from graphguard.accounts import STEP, account_name, account_text, key_value, limit_key, window_of
 from graphguard.budget import Breach, Budget, Call, Claim, Limits, amount_text, progress_text
 from graphguard.limits import limits_in, limits_to_state
+from graphguard.meter import DEFAULT_LEDGER
 from graphguard.spend import ZERO as _ZERO
 from graphguard.spend import Charge, Spend
 from graphguard.traced import tell
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from langchain_core.runnables import RunnableConfig
 
-    from graphguard.ledger.protocol import Refusal
+    from graphguard.ledger.protocol import Ledger, Refusal
     from graphguard.meter import Meter
     from graphguard.task import Task
 
@@ -121,6 +122,14 @@ class Scope:
         if self._tops is None:
             self._tops = list({id(scope.meter): scope for scope in self.chain}.values())
         return self._tops
+
+    @property
+    def ledger(self) -> Ledger:
+        """Where all calls from here are held, for each guard around: the outermost one's that was given any."""
+        if self.parent is None:
+            return self.meter.settings.ledger
+        given = (top.meter.settings.ledger for top in reversed(self.tops()))
+        return next((ledger for ledger in given if ledger is not DEFAULT_LEDGER), DEFAULT_LEDGER)
 
     @property
     def nodes(self) -> tuple[str, ...]:
@@ -226,7 +235,7 @@ class Scope:
 
     def recover(self) -> None:
         """Take over what earlier tasks left behind, and from the ledger what attempts in other processes spent."""
-        left, ledger = self.meter.left_for(self.task), self.meter.settings.ledger
+        left, ledger = self.meter.left_for(self.task), self.ledger
         self.meter.unfolded.adopt(self.task, self.run)
         if left is not None:
             if left.charges is None:
@@ -236,7 +245,7 @@ class Scope:
 
     async def arecover(self) -> None:
         """The same as `recover`, on an event loop."""
-        left, ledger = self.meter.left_for(self.task), self.meter.settings.ledger
+        left, ledger = self.meter.left_for(self.task), self.ledger
         self.meter.unfolded.adopt(self.task, self.run)
         if left is not None:
             if left.charges is None:
@@ -250,13 +259,13 @@ class Scope:
         Budgets for one model are left to the calls: nobody knows yet which model the node will choose.
         """
         call = self._smallest_call()
-        refusal = self.meter.settings.ledger.room(call) if call.claims else None
+        refusal = self.ledger.room(call) if call.claims else None
         return replace(refusal.breach, needed=0) if refusal else None
 
     async def abreach(self) -> Breach | None:
         """The same as `breach`, on an event loop."""
         call = self._smallest_call()
-        refusal = await self.meter.settings.ledger.aroom(call) if call.claims else None
+        refusal = await self.ledger.aroom(call) if call.claims else None
         return replace(refusal.breach, needed=0) if refusal else None
 
     def _smallest_call(self) -> Call:
@@ -277,7 +286,7 @@ class Scope:
         return trip
 
     def _makes(self, refusal: Refusal | Breach) -> bool:
-        """Whether the budget that refused is this guard's: another's may be an equal one, with an account of its own."""
+        """Whether the budget that refused is this guard's; another one may have its equal, with another account."""
         if isinstance(refusal, Breach):
             return refusal.budget in self.meter.budgets
         return refusal.claim in self._claimed.values()
@@ -326,7 +335,7 @@ class Scope:
         """Charge a call to the ledger and to every state around it, and warn as shares are crossed."""
         if charge.task is None:
             charge = replace(charge, **self.place_of(call))
-        ledger = self.meter.settings.ledger
+        ledger = self.ledger
         known = ledger.settle(charge.id, charge)
         if known is charge:
             self._settled(charge, [(claim, ledger.balance(claim)[0]) for claim in call.claims])
@@ -336,7 +345,7 @@ class Scope:
         """The same as `settle`, on an event loop."""
         if charge.task is None:
             charge = replace(charge, **self.place_of(call))
-        ledger = self.meter.settings.ledger
+        ledger = self.ledger
         known = await ledger.asettle(charge.id, charge)
         if known is charge:
             self._settled(charge, [(claim, (await ledger.abalance(claim))[0]) for claim in call.claims])

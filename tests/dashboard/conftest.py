@@ -44,10 +44,16 @@ class Board:
     Attributes:
         url: Its first page.
         folder: Where its files are.
+        process: Its process.
     """
 
     url: str
     folder: Path
+    process: int
+
+    @property
+    def process_folder(self) -> Path:
+        return Path("/proc") / str(self.process)
 
     @property
     def db(self) -> str:
@@ -92,7 +98,7 @@ def running(folder: Path, *options: str) -> Iterator[Board]:
     try:
         said = process.stdout.readline()
         assert said.startswith("http://127.0.0.1:"), (folder / "log").read_text()
-        yield Board(said.split()[0], folder)
+        yield Board(said.split()[0], folder, process.pid)
     finally:
         process.terminate()
         process.wait(20)
@@ -127,7 +133,9 @@ def asked(board, request) -> str:
     return name
 
 
-@pytest.fixture(scope="session")
+# For a module, not for the session: while it is there, playwright keeps an event loop running in this thread, so
+# no test of another module could run one of its own.
+@pytest.fixture(scope="module")
 def browser():
     """Give a Chromium without a window, or skip where the machine has none."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -165,7 +173,7 @@ def tab(browser) -> Iterator[Callable[..., object]]:
         )
         page.on("pageerror", lambda error: watched.console.append(str(error)))
         page.on("dialog", lambda dialog: (watched.console.append(dialog.message), dialog.dismiss()))
-        own = url.split("/graphguard")[0]
+        own = url.split("/graphguard", maxsplit=1)[0]
         page.on(
             "request",
             lambda sent: None if sent.url.startswith((own, "data:", "file:")) else watched.outside.append(sent.url),

@@ -108,14 +108,14 @@ def test_nobody_gets_in_without_a_name(private):
 
 def test_people_see_their_own_and_answer_only_theirs(private):
     """A user sees the own spend and questions alone; an answer to another's thread is not taken."""
-    thread = asked(private, **{"authorization": "ada"})
-    seen = {name: page(private, **{"authorization": name}).text for name in ("ada", "bob", "boss")}
+    thread = asked(private, authorization="ada")
+    seen = {name: page(private, authorization=name).text for name in ("ada", "bob", "boss")}
     asked_id = question(seen["ada"], thread)
 
     assert [thread in seen[name] for name in ("ada", "bob", "boss")] == [True, False, True]
     assert ["$0.00042" in seen[name] for name in ("ada", "bob", "boss")] == [True, False, True]
-    assert answer(private, thread, asked_id, **{"authorization": "bob"}).status_code == 409
-    refused = answer(private, thread, asked_id, **{"authorization": "boss"})
+    assert answer(private, thread, asked_id, authorization="bob").status_code == 409
+    refused = answer(private, thread, asked_id, authorization="boss")
     assert (refused.status_code, "You may not answer for this thread." in refused.text) == (422, True)
-    assert page(private, f"thread?id={thread}", **{"authorization": "bob"}).status_code == 404
-    assert answer(private, thread, asked_id, **{"authorization": "ada"}).status_code == 200
+    assert page(private, f"thread?id={thread}", authorization="bob").status_code == 404
+    assert answer(private, thread, asked_id, authorization="ada").status_code == 200

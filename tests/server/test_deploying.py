@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
 import shlex
 import shutil
@@ -79,3 +80,16 @@ def test_langgraph_up_tells_the_server_where_its_postgresql_is():
 
     server = text.partition("langgraph-api:")[2]
     assert re.search(r"POSTGRES_URI: \"?postgres://\S+@langgraph-postgres:5432/postgres", server)
+
+
+def test_our_own_graphs_pass_our_own_check(tmp_path):
+    """`graphguard check --strict` finds nothing wrong with what we ship, and a ceiling for each."""
+    command = [sys.executable, "-m", "graphguard", "check", "--strict", "--json", str(ROOT / "langgraph.json")]
+    env = {**os.environ, "GRAPHGUARD_LEDGER": str(tmp_path / "ledger.sqlite")}
+
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {graph["id"]: bool(graph["ceilings"]) for graph in json.loads(done.stdout)["graphs"]} == dict.fromkeys(
+        CONFIG["graphs"], True
+    )

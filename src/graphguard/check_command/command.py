@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from graphguard.check_command.findings import Report
+    from graphguard.meter import Settings
 
 __all__ = ["check"]
 
@@ -121,30 +122,35 @@ def _of_graph(name: str, path: str, graph: object, *, from_factory: bool) -> Rep
     gates = {node.name: node.gate for node in model_nodes(runnable).values()}
     found = sorted(findings(runnable, calls, from_factory=from_factory), key=lambda each: each.level != "error")
     most = sorted(ceilings(calls), key=lambda ceiling: ceiling.nanousd)
-    return Report(name, path, settings_around(runnable), calls, gates, tuple(most), tuple(dict.fromkeys(found)))
+    own = settings_around(runnable)
+    guards = dict.fromkeys([*([own] if own else []), *(settings for call in calls for settings in call.around)])
+    return Report(name, path, tuple(guards), calls, gates, tuple(most), tuple(dict.fromkeys(found)))
 
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
-def _budgets(report: Report) -> list[str]:
-    rules = [getattr(rule, "__name__", repr(rule)) for rule in report.settings.policies] if report.settings else []
-    return [repr(budget) for budget in report.settings.budgets] + rules if report.settings else []
+def _budgets(settings: Settings) -> list[str]:
+    rules = [getattr(rule, "__name__", repr(rule)) for rule in settings.policies]
+    return [repr(budget) for budget in settings.budgets] + rules
+
+
+def _on_trip(settings: Settings) -> str:
+    return f"to({settings.to!r})" if settings.to else settings.on_trip
 
 
 def _show(report: Report) -> None:
     click.secho(f"{report.id}  ", bold=True, nl=False)
     click.echo(report.target)
-    if report.settings is not None:
-        does = f"to({report.settings.to!r})" if report.settings.to else repr(report.settings.on_trip)
-        click.echo(f"  guard    {', '.join(_budgets(report)) or 'no budget: only metered'}; on_trip={does}")
+    for settings in report.guards:
+        budgets = ", ".join(_budgets(settings)) or "no budget: only metered"
+        click.echo(f"  guard    {budgets}; on_trip={_on_trip(settings)}")
     for call in report.calls:
         gate = report.gates.get(call.name)
-        where = (
-            "not counted" if call.unseen else "NOT GUARDED" if not call.around else f"gate {gate}" if gate else "held"
-        )
-        click.echo(f"  call     {call.name}: {where}; {call.how}")
+        where = "NOT GUARDED" if not call.around else f"gate {gate}" if gate else "held"
+        if call.unseen is None:  # of what is not seen, a finding tells
+            click.echo(f"  call     {call.name}: {where}; {call.how}")
     for ceiling in report.ceilings:
         over = "" if ceiling.exact else ", and one call more on each branch"
         click.echo(f"  at most  {_usd(ceiling.nanousd)} per {ceiling.per}{over}, by {ceiling.why}")
@@ -166,9 +172,8 @@ def _document(report: Report) -> dict[str, Any]:
     return {
         "id": report.id,
         "target": report.target,
-        "guarded": report.settings is not None,
-        "budgets": _budgets(report),
-        "on_trip": None if report.settings is None else report.settings.to or report.settings.on_trip,
+        "guarded": bool(report.calls) and all(call.around and call.unseen is None for call in report.calls),
+        "guards": [{"budgets": _budgets(settings), "on_trip": _on_trip(settings)} for settings in report.guards],
         "calls": [
             {
                 "node": call.name,

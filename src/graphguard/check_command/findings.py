@@ -64,7 +64,7 @@ class Report:
     Attributes:
         id: Its id in `langgraph.json`.
         target: The file and the name that it stands for.
-        settings: What it is guarded with; None if it is not.
+        guards: What it is guarded with, and what graphs inside are; middleware counts too.
         calls: Its model calls.
         gates: Where the gate of each is, by name.
         ceilings: What it can cost at most, the lowest first; empty where nothing says.
@@ -73,7 +73,7 @@ class Report:
 
     id: str
     target: str
-    settings: Settings | None = None
+    guards: tuple[Settings, ...] = ()
     calls: tuple[Seen, ...] = ()
     gates: dict[str, str] = field(default_factory=dict)
     ceilings: tuple[Ceiling, ...] = ()

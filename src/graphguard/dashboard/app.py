@@ -104,6 +104,7 @@ class Place:
         """Stop refreshing, and let all tabs go."""
         for channel in self._channels.values():
             await channel.close()
+        await self.threads.close()
 
 
 class _Overview:

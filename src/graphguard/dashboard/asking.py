@@ -148,6 +148,10 @@ class Threads(Protocol):
         """
         ...
 
+    async def close(self) -> None:
+        """Let go of everything: the dashboard ends."""
+        ...
+
 
 def decided(decision: str, trip: Trip, limit: str) -> object:
     """What a person's decision is as the answer to a trip's question.

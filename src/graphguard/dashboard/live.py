@@ -85,8 +85,9 @@ class Channel:
             begun = clock()
             try:
                 parts = await self._make()
-            except (GraphguardError, OSError) as error:
-                _log.warning("the dashboard can't be refreshed: %s", error)
+            except Exception as error:  # noqa: BLE001 - of a ledger, a server or a checkpointer; the next refresh may succeed
+                if not isinstance(error, GraphguardError):
+                    _log.exception("the dashboard can't be refreshed")
                 parts = {**self.parts, "problem": f'<p role="alert">{_escaped(str(error))}</p>'}
             async with self._changed:
                 self.parts = parts

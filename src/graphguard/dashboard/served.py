@@ -125,6 +125,11 @@ class ServedThreads:
                 raise Answered from error
             raise Refused(_said(status)) from error
 
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._transport is not None:
+            await self._transport.aclose()
+
 
 def _said(status: int) -> str:
     if status in _NOT_THERE:

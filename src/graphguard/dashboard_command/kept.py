@@ -136,8 +136,11 @@ class KeptThreads:
                 begun.set_exception(Refused(str(error)) if isinstance(error, GraphguardError) else error)
 
     async def close(self) -> None:
-        """Wait for runs that are under way."""
-        await asyncio.gather(*self._running.values(), return_exceptions=True)
+        """Stop the runs that are under way; their threads keep what was done, and can be gone on with."""
+        running = list(self._running.values())
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
 
 
 class _Look:

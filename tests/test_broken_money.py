@@ -14,7 +14,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import Command, RetryPolicy
 
-from graphguard import Budget, BudgetExceeded, MemoryLedger, Spend, Trip, guard
+from graphguard import Budget, BudgetExceeded, MemoryLedger, Spend, guard
 from tests.scripted import Scripted
 
 if TYPE_CHECKING:
@@ -34,7 +34,17 @@ def looping(node: object, steps: int, **how: Any) -> StateGraph:
 
 
 def calling(model: Scripted) -> Callable[[MessagesState], MessagesState]:
+    """A node that calls the model once."""
     return lambda _: {"messages": [model.invoke("q")]}
+
+
+def inside(graph: Any, way: str) -> object:
+    """A graph as a node, or a node that calls it."""
+
+    def work(state: MessagesState) -> object:
+        return graph.invoke(state)
+
+    return graph if way == "node" else work
 
 
 # A node that returns what LangGraph is to run
@@ -87,6 +97,8 @@ def test_a_refused_returned_runnable_is_not_tried_again() -> None:
 
 
 def grouped(model: Scripted, calls: int) -> Callable[[MessagesState], Any]:
+    """A node that calls the model so often at once, in a task group."""
+
     async def work(_: MessagesState) -> MessagesState:
         async with asyncio.TaskGroup() as group:
             said = [group.create_task(model.ainvoke("q")) for _ in range(calls)]
@@ -151,11 +163,11 @@ def test_a_command_for_the_parent_brings_its_charges(gate: str, way: str) -> Non
     def over(_: MessagesState) -> Command[str]:
         return Command(graph=Command.PARENT, goto=END, update={"messages": [model.invoke("q")]})
 
-    inside = StateGraph(MessagesState)
-    inside.add_node("over", over, destinations=())
-    inside.add_edge(START, "over")
-    inner = inside.compile()
-    graph = guard(looping(inner if way == "node" else inner.invoke, 2), Budget(calls=3), gate=gate, nodes=None)
+    builder = StateGraph(MessagesState)
+    builder.add_node("over", over, destinations=())
+    builder.add_edge(START, "over")
+    inner = builder.compile()
+    graph = guard(looping(inside(inner, way), 2), Budget(calls=3), gate=gate)
     compiled = graph.compile(checkpointer=InMemorySaver())
     compiled.invoke({"messages": "q"}, T)
     assert Spend.of(compiled.get_state(T)).calls == model.billed == 1
@@ -176,11 +188,11 @@ def team(model: Scripted, inner: object) -> StateGraph:
 
 @pytest.mark.parametrize("way", ["node", "call"])
 @pytest.mark.parametrize("chosen", [True, False])
-def test_a_guarded_agent_inside_spends_from_the_outer_ledger(way: str, chosen: bool) -> None:  # noqa: FBT001
+def test_a_guarded_agent_inside_spends_from_the_outer_ledger(way: str, chosen: bool) -> None:
     """Calls in a guarded graph inside are held in the ledger of the guard around, whatever its own one is."""
     model, ledger = Scripted(), MemoryLedger()
     inner = guard(looping(calling(model), 8), Budget(calls=9), ledger=MemoryLedger() if chosen else None).compile()
-    outer = team(model, inner if way == "node" else inner.invoke)
+    outer = team(model, inside(inner, way))
     graph = guard(outer, Budget(calls=4, per="user_id"), ledger=ledger).compile(checkpointer=InMemorySaver())
     graph.invoke({"messages": "q"}, T)
     assert ledger.total(scope="user_id:ada").calls == model.billed == 4
@@ -246,13 +258,13 @@ def test_blocks_that_change_in_place_are_counted_anew() -> None:
 def test_other_tools_of_the_same_size_are_counted_anew() -> None:
     """What a provider told of a prompt says nothing of one with other tools, even if these are as long."""
     model = Scripted(usage=(3_000, 10), max_tokens=10)
-    texts = iter(["a" * 40_000, "é! " * 0 + "b" * 40_000])
+    texts = iter(["a" * 40_000, "b" * 40_000])
 
     def work(_: MessagesState) -> MessagesState:
         tool = {"type": "function", "function": {"name": "t", "description": next(texts), "parameters": {}}}
         return {"messages": [model.bind_tools([tool]).invoke("q")]}
 
-    graph = guard(looping(work, 3), Budget(input_tokens=45_000), ledger=MemoryLedger()).compile()
+    graph = guard(looping(work, 3), Budget(input_tokens=43_000), ledger=MemoryLedger()).compile()
     graph.invoke({"messages": "q"})
     assert model.billed == 1
 
@@ -271,15 +283,6 @@ def test_the_schema_of_an_answer_is_held(bound: dict[str, object]) -> None:
     graph = looping(lambda _: {"messages": [model.invoke("q", **bound)]}, 2)
     guard(graph, Budget(input_tokens=4_000), ledger=MemoryLedger()).compile().invoke({"messages": "q"})
     assert model.billed == 0
-
-
-def test_a_conversation_at_the_provider_has_no_bound() -> None:
-    """A call that goes on from a response kept by the provider may cost more than its hold, and the trip says so."""
-    model = Scripted(usage=(50_000, 10), max_tokens=10)
-    graph = looping(lambda _: {"messages": [model.invoke("q", previous_response_id="r")]}, 9)
-    compiled = guard(graph, Budget(input_tokens=60_000, node="work"), ledger=MemoryLedger()).compile()
-    trip = Trip.of(list(compiled.stream({"messages": "q"}, stream_mode="values"))[-1])
-    assert trip is None or model.billed == 2
 
 
 @pytest.mark.parametrize("way", ["sync", "async"])

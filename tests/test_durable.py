@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from blockbuster import blockbuster_ctx
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
 
-from graphguard import Budget, MemoryLedger, SqliteLedger, guard
+from graphguard import Budget, MemoryLedger, SqliteLedger, acharge, aremaining, guard
 from tests.conftest import thread
 from tests.scripted import Scripted
 
@@ -80,3 +81,25 @@ async def test_both_ledgers_charge_alike(tmp_path):
 
     assert totals[0] == totals[1]
     assert totals[0].calls == 4
+
+
+async def test_charging_and_asking_in_an_async_node_block_no_event_loop(tmp_path):
+    """`acharge` and `aremaining` wait for the file without blocking; both count what their twins count."""
+    left = []
+
+    async def pays(state: MessagesState):
+        await acharge(usd="0.25")
+        left.append((await aremaining()).usd)
+        return {"messages": []}
+
+    builder = StateGraph(MessagesState)
+    builder.add_node("pays", pays)
+    builder.add_edge(START, "pays")
+    ledger = SqliteLedger(tmp_path / "ledger.sqlite")
+    graph = guard(builder, Budget(usd=1, per="thread"), nodes=["pays"], ledger=ledger).compile()
+
+    with blockbuster_ctx("graphguard"):
+        await graph.ainvoke({"messages": "hi"}, thread("t1"))
+
+    assert left == [Decimal("0.75")]
+    assert ledger.total(thread="t1").usd == Decimal("0.25")

@@ -7,7 +7,7 @@ agent = guard(create_agent(model, tools), Budget(usd="0.50", calls=20), on_trip=
 ```
 """
 
-from graphguard.account import Remaining, charge, remaining
+from graphguard.account import Remaining, acharge, aremaining, charge, remaining
 from graphguard.budget import Breach, Budget, Call
 from graphguard.choices import to
 from graphguard.errors import (
@@ -67,6 +67,8 @@ __all__ = [
     "UnknownPrice",
     "Usage",
     "abacktest",
+    "acharge",
+    "aremaining",
     "areplay",
     "atop_up",
     "atrips",

@@ -15,9 +15,13 @@ from graphguard.traced import add_cost
 from graphguard.usage import Usage, model_of, nanousd_of
 
 if TYPE_CHECKING:
-    from graphguard.scope import Scope
+    from collections.abc import Sequence
 
-__all__ = ["Remaining", "charge", "remaining"]
+    from graphguard.budget import Claim
+    from graphguard.scope import Scope
+    from graphguard.spend import Spend
+
+__all__ = ["Remaining", "acharge", "aremaining", "charge", "remaining"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,13 +57,23 @@ def remaining(*, model: str | None = None) -> Remaining:
     ```
     """
     scope = current_scope()
+    claims = scope.claims(model=model) if scope else ()
+    return _least([(claim, scope.ledger.balance(claim)) for claim in claims] if scope else [])
+
+
+async def aremaining(*, model: str | None = None) -> Remaining:
+    """The same as `remaining`, for async nodes: a ledger that asks a file or a server doesn't block the event loop."""
+    scope = current_scope()
+    claims = scope.claims(model=model) if scope else ()
+    return _least([(claim, await scope.ledger.abalance(claim)) for claim in claims] if scope else [])
+
+
+def _least(balances: Sequence[tuple[Claim, tuple[Spend, Spend]]]) -> Remaining:
     left: dict[str, int] = {}
-    for claim in scope.claims(model=model) if scope else ():
-        spent, held = scope.ledger.balance(claim) if scope else (None, None)
+    for claim, (spent, held) in balances:
         for metric, limit in claim.limits.items():
-            if spent is not None and held is not None:
-                room = max(limit - spent.amount(metric) - held.amount(metric), 0)
-                left[metric] = min(left.get(metric, room), room)
+            room = max(limit - spent.amount(metric) - held.amount(metric), 0)
+            left[metric] = min(left.get(metric, room), room)
     counts = {metric: left.get(metric) for metric in METRICS if metric != "usd"}
     return Remaining(usd=to_usd(left["usd"]) if "usd" in left else None, **counts)
 
@@ -79,8 +93,31 @@ def charge(response: object = None, *, usd: str | float | Decimal | None = None,
     Raises:
         RuntimeError: Called outside a node of a guarded graph.
         ValueError: Neither `response` with usage nor `usd` was given, or the amount is not one.
-        UnknownPrice: No price is known for the answer's model.
+        UnknownPrice: No price is known for the answer's model; its tokens are counted, and every USD budget
+            counts as breached.
     """
+    scope, call, amounts, unknown = _charged(response, usd=usd, model=model)
+    settled = scope.settle(call, amounts)
+    if unknown is not None:
+        raise unknown
+    return settled
+
+
+async def acharge(
+    response: object = None, *, usd: str | float | Decimal | None = None, model: str | None = None
+) -> Charge:
+    """The same as `charge`, for async nodes: a ledger in a file or on a server doesn't block the event loop."""
+    scope, call, amounts, unknown = _charged(response, usd=usd, model=model)
+    settled = await scope.asettle(call, amounts)
+    if unknown is not None:
+        raise unknown
+    return settled
+
+
+def _charged(
+    response: object, *, usd: str | float | Decimal | None, model: str | None
+) -> tuple[Scope, Call, Charge, UnknownPrice | None]:
+    """Where to charge, and what; with the error to raise once an amount without a price was charged."""
     scope = current_scope()
     if scope is None:
         msg = "charge() counts in the budgets of a guarded graph; call it inside one of its nodes"
@@ -91,30 +128,26 @@ def charge(response: object = None, *, usd: str | float | Decimal | None = None,
         raise ValueError(msg)
     told, provider = model_of(response) if response is not None else (None, None)
     name = model or told
-    nanousd = _nanousd(usd) if usd is not None else 0
+    nanousd, unknown = _nanousd(usd) if usd is not None else 0, None
     if usage is not None and usd is None:
         try:
             nanousd = scope.meter.settings.prices.cost(usage, name, provider)
-        except UnknownPrice:
-            _settle(scope, Charge(id=new_id(), model=name, unpriced=True, calls=1))
-            raise
+        except UnknownPrice as error:
+            unknown = error
+    if usage is None:  # of a model call, LangSmith knows the price itself, from whoever traced it
+        add_cost(nanousd)
     amounts = Charge(
         id=new_id(),
         nanousd=nanousd,
         input_tokens=usage.input_tokens if usage else 0,
         output_tokens=usage.output_tokens if usage else 0,
         calls=1 if usage else 0,
+        unpriced=unknown is not None,
         model=name,
         provider=provider,
     )
-    if usage is None:  # of a model call, LangSmith knows the price itself, from whoever traced it
-        add_cost(nanousd)
-    return _settle(scope, amounts)
-
-
-def _settle(scope: Scope, amounts: Charge) -> Charge:
-    claims = scope.claims(model=amounts.model)
-    return scope.settle(Call(id=amounts.id, node=scope.task.node, model=amounts.model, claims=claims), amounts)
+    claims = scope.claims(model=name)
+    return scope, Call(id=amounts.id, node=scope.task.node, model=name, claims=claims), amounts, unknown
 
 
 def _nanousd(usd: str | float | Decimal) -> int:

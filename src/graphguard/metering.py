@@ -187,7 +187,7 @@ class Handler(BaseCallbackHandler):
             model=model,
             provider=provider,
             worst=Spend(nanousd=nanousd, input_tokens=prompt.bound, output_tokens=cap or 0, calls=1),
-            capped=cap is not None and model is not None and not _goes_on_elsewhere(params),
+            capped=cap is not None and model is not None,
             claims=claims,
             run=scope.tops()[-1].run or None,
             thread=scope.task.thread,
@@ -447,11 +447,6 @@ def _first(handler: Handler, handlers: list[BaseCallbackHandler]) -> LangChainTr
                 handlers.insert(at, handler)
             return other
     return None
-
-
-def _goes_on_elsewhere(params: Mapping[str, object]) -> bool:
-    """Whether the provider adds a conversation that it keeps itself, of a length that nobody here knows."""
-    return any(params.get(name) for name in ("previous_response_id", "conversation"))
 
 
 def _on_event_loop() -> bool:

@@ -219,7 +219,13 @@ class _Run:
 
 def _messages(state: object) -> list[BaseMessage]:
     found = state.get("messages") if isinstance(state, Mapping) else getattr(state, "messages", None)
-    return convert_to_messages(found if isinstance(found, list) else [found]) if found else []
+    return [_message(one) for one in (found if isinstance(found, (list, tuple)) else [found] if found else [])]
+
+
+def _message(told: Any) -> BaseMessage:  # noqa: ANN401 - whatever LangChain takes for a message
+    if isinstance(told, Mapping) and told.get("type") in {"ai", "AIMessageChunk"}:
+        return AIMessage.model_validate({**told, "type": "ai"})  # with its usage, which convert_to_messages leaves out
+    return convert_to_messages([told])[0]
 
 
 def _size(message: BaseMessage) -> int:

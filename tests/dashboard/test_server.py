@@ -119,3 +119,12 @@ def test_people_see_their_own_and_answer_only_theirs(private):
     assert (refused.status_code, "You may not answer for this thread." in refused.text) == (422, True)
     assert page(private, f"thread?id={thread}", authorization="bob").status_code == 404
     assert answer(private, thread, asked_id, authorization="ada").status_code == 200
+
+
+def test_a_server_that_leaves_its_routes_open_shows_nothing(tmp_path):
+    """With auth that is not in force on custom routes, the dashboard stays closed and says what to set."""
+    settings = {**config(), "auth": {"path": f"{FILE}:auth"}}
+    with dev_server(tmp_path, settings, TEST_LEDGER=str(tmp_path / "ledger.sqlite")) as server:
+        got = httpx.get(f"{server.url}/graphguard/")
+
+    assert (got.status_code, "enable_custom_route_auth" in got.text) == (403, True)

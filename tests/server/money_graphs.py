@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 from contextlib import asynccontextmanager
@@ -15,7 +14,7 @@ from langchain_openai import ChatOpenAI
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.graph import START, MessagesState, StateGraph
 
-from graphguard import Budget, SqliteLedger, charge, guard, remaining
+from graphguard import Budget, SqliteLedger, acharge, aremaining, guard
 
 ledger = SqliteLedger(os.environ["TEST_LEDGER"], lease=3)
 model = ChatOpenAI(
@@ -41,8 +40,8 @@ async def call_late(state: MessagesState) -> dict[str, object]:
 
 async def pay(state: MessagesState) -> dict[str, object]:
     """A fee, and what it leaves; a ledger on disk is asked in a thread."""
-    await asyncio.to_thread(charge, usd="0.01")
-    left = await asyncio.to_thread(remaining)
+    await acharge(usd="0.01")
+    left = await aremaining()
     return {"messages": [("ai", f"{left.usd} left")]}
 
 

@@ -170,7 +170,7 @@ def _of_middleware(thing: object) -> Settings | None:
 
 
 def _unseen(bound: object, things: list[object]) -> str | None:
-    kinds = {type(thing).__name__ for thing in things}
+    kinds = {type(thing).__name__ for thing in things if thing is not bound}  # a remote graph as a node is counted
     if _REMOTE in kinds:
         return f"a {_REMOTE}, whose calls are made elsewhere"
     client = next((name for name in _CLIENTS if name in kinds or mentions(bound, name)), None)

@@ -55,7 +55,7 @@ _TEMPLATES: Final = (
     "thread.html",
     "problem.html",
     "said.html",
-    *(f"{name}.html" for name in PARTS[:-1]),
+    *(f"{name}.html" for name in PARTS),
 )
 _LONGEST_FORM: Final = 4_096
 _FORWARDED: Final = ("authorization", "cookie", "x-api-key")
@@ -86,23 +86,27 @@ class Place:
         self.threads = threads
         self.tale = tale or Tale(db="$GRAPHGUARD_DB")
         self.drawn = drawn
-        self._channels: dict[tuple[str | None, bool, str], Channel] = {}
+        self._channels: dict[tuple[str | None, bool, str], tuple[Channel, _Overview]] = {}
 
     def channel(self, asker: Asker, window: str, base: str) -> Channel:
         """What this person sees of a window, live."""
         key = (asker.user, asker.everything, window)
         if key not in self._channels:
-            self._channels[key] = Channel(_Overview(self, window, base, asker).parts)
-        return self._channels[key]
+            self._channels = {key: kept for key, kept in self._channels.items() if not kept[0].idle}
+            overview = _Overview(self, window, base, asker)
+            self._channels[key] = Channel(overview.parts), overview
+        channel, overview = self._channels[key]
+        overview.asker = asker  # a name may come with a new token
+        return channel
 
     def hurry(self) -> None:
         """Refresh all at once: something was answered."""
-        for channel in self._channels.values():
+        for channel, _ in self._channels.values():
             channel.hurry()
 
     async def close(self) -> None:
         """Stop refreshing, and let all tabs go."""
-        for channel in self._channels.values():
+        for channel, _ in self._channels.values():
             await channel.close()
         await self.threads.close()
 
@@ -111,29 +115,26 @@ class _Overview:
     """The overview as one kind of person sees it."""
 
     def __init__(self, place: Place, window: str, base: str, asker: Asker) -> None:
-        self._place, self._base, self._asker = place, base, asker
+        self.asker = asker
+        self._place, self._base = place, base
         self._sums = Sums(window=WINDOWS[window])
 
-    async def parts(self) -> Mapping[str, str]:
-        """All parts as they are now."""
-        place, asker = self._place, self._asker
-        self._sums = sums = await asyncio.to_thread(self._read)
+    async def parts(self) -> AsyncIterator[tuple[str, str]]:
+        """All parts as they are now, the most urgent first."""
+        place, asker = self._place, self.asker
         questions = await place.threads.waiting(asker)
+        yield "waiting", waiting_part(questions, answers=place.threads.answers, base=self._base)
+        self._sums = sums = await asyncio.to_thread(self._read)
+        yield "now", now_part(sums)
+        yield "burn", burn_part(sums)
+        yield "spenders", spenders_part(sums)
         names = [name for name in list(sums.groups["thread"])[:THREADS] if name is not None]
         standings = await place.threads.standings(asker, names)
-        made = (
-            now_part(sums),
-            waiting_part(questions, answers=place.threads.answers, base=self._base),
-            burn_part(sums),
-            threads_part(sums, standings, base=self._base),
-            spenders_part(sums),
-            "",
-        )
-        return dict(zip(PARTS, made, strict=True))
+        yield "threads", threads_part(sums, standings, base=self._base)
 
     def _read(self) -> Sums:
         with self._place.book() as book:
-            return self._sums.now(book, self._asker, THREADS)
+            return self._sums.now(book, self.asker, THREADS)
 
 
 def dashboard(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from graphguard.errors import GraphguardError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
 
 __all__ = ["Channel"]
 
@@ -28,10 +28,10 @@ class Channel:
     """The latest parts of one page, by name; refreshed as long as anybody looks.
 
     Args:
-        make: Gives all parts as HTML.
+        make: Gives all parts as HTML, each as soon as it is made.
     """
 
-    def __init__(self, make: Callable[[], Awaitable[Mapping[str, str]]]) -> None:
+    def __init__(self, make: Callable[[], AsyncIterator[tuple[str, str]]]) -> None:
         """Begin with nothing."""
         self._make = make
         self._changed = asyncio.Condition()
@@ -39,16 +39,22 @@ class Channel:
         self._task: asyncio.Task[None] | None = None
         self._tabs = 0
         self._closed = False
+        self._whole = False
         self.parts: Mapping[str, str] = {}
 
     async def latest(self, patience: float) -> Mapping[str, str]:
         """The parts as they are, waiting a little for the first ones."""
         self._start()
-        if not self.parts:
+        if not self._whole:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(patience), self._changed:
-                    await self._changed.wait_for(lambda: self.parts)
+                    await self._changed.wait_for(lambda: self._whole)
         return self.parts
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody has looked for a while."""
+        return self._task is None or self._task.done()
 
     def hurry(self) -> None:
         """Refresh at once."""
@@ -84,14 +90,14 @@ class Channel:
         while True:
             begun = clock()
             try:
-                parts = await self._make()
-            except Exception as error:  # noqa: BLE001 - of a ledger, a server or a checkpointer; the next refresh may succeed
+                async for name, html in self._make():
+                    await self._put(name, html)
+                self._whole = True
+                await self._put("problem", "")
+            except Exception as error:  # noqa: BLE001 - of a ledger, a server or a checkpointer; it may be over next time
                 if not isinstance(error, GraphguardError):
                     _log.exception("the dashboard can't be refreshed")
-                parts = {**self.parts, "problem": f'<p role="alert">{_escaped(str(error))}</p>'}
-            async with self._changed:
-                self.parts = parts
-                self._changed.notify_all()
+                await self._put("problem", f'<p role="alert">{_escaped(str(error))}</p>')
             alone = clock() if self._tabs else alone
             if clock() - alone > _LINGERS:
                 return
@@ -99,6 +105,12 @@ class Channel:
                 async with asyncio.timeout(max(_PAUSE, _SHARE * (clock() - begun))):
                     await self._hurry.wait()
             self._hurry.clear()
+
+    async def _put(self, name: str, html: str) -> None:
+        async with self._changed:
+            if self.parts.get(name) != html:
+                self.parts = {**self.parts, name: html}
+            self._changed.notify_all()
 
     async def close(self) -> None:
         """Stop refreshing, and let all tabs go."""

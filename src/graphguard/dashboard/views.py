@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PARTS", "THREADS", "burn_part", "environment", "now_part", "spenders_part", "threads_part", "waiting_part"]
 
-PARTS: Final = ("now", "waiting", "burn", "threads", "spenders", "problem")
+PARTS: Final = ("now", "waiting", "burn", "threads", "spenders")
 """The overview's parts, in their order."""
 THREADS: Final = 50
 """Rows of the table of threads."""

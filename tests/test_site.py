@@ -43,6 +43,14 @@ def test_pages_fetch_nothing_from_elsewhere(site):
     assert {name: urls for name, urls in found.items() if urls} == {}
 
 
+def test_code_for_the_tests_is_code(site):
+    """Examples with prompts, and blocks that are only shown, are neither quotations nor text on a page."""
+    pages, _ = site
+    found = {page.name: page.read_text("utf-8") for page in pages.rglob("*.html")}
+    assert [name for name, text in found.items() if "no-run" in text or "<blockquote>" in text] == []
+    assert 'class="gp"' in found["money.html"]  # a prompt, as highlighted
+
+
 def test_every_command_is_in_the_reference():
     """The page of the command line has a line for each command, and for nothing else."""
     page = (ROOT / "docs/reference/command-line.md").read_text("utf-8")

@@ -179,7 +179,7 @@ def _guarded_builder(builder: AnyBuilder, settings: Settings) -> AnyBuilder:
     new = copy.copy(builder)
     # Copied, not shared: add_edge() on the original would show up here, and the other way round.
     for name, value in vars(builder).items():
-        if isinstance(value, (dict, set, list)):
+        if isinstance(value, (dict, set, list)) or name == "_node_defaults":  # what set_node_defaults() changes
             setattr(new, name, copy.copy(value))
     new.nodes = {name: copy.copy(spec) for name, spec in builder.nodes.items()}
     new.branches = type(builder.branches)(

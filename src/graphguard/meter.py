@@ -81,10 +81,6 @@ class Meter:
         self.budgets = {budget.key: budget for budget in settings.budgets}
         self.keys = frozenset(self.budgets)
 
-    def __deepcopy__(self, _: object) -> Meter:
-        """The same: it is shared by all copies of a graph."""
-        return self
-
     def has_limit(self, key: str) -> bool:
         """Whether a raised limit is one of this guard's; `key` as `Trip.limit_key`."""
         return key in self.budgets or any(key.startswith(limit_key(budget, "")) for budget in self.budgets)

@@ -132,6 +132,7 @@ class BudgetMiddleware(AgentMiddleware[AgentState[ResponseT], ContextT]):
     def after_agent(self, state: AgentState[ResponseT], runtime: Runtime[ContextT]) -> dict[str, object] | None:  # noqa: ARG002
         """Tell the state what was spent after the last call of the model."""
         visit = self._visit()
+        visit.scope.meter.unfolded.adopt(visit.scope.task, visit.scope.run)
         visit.scope.meter.finish(visit.scope)
         return told_by(visit.scope) or None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import operator
 import warnings
 from collections import Counter
@@ -10,7 +11,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, TypedDict
 
 import pytest
-from langchain_core.callbacks import adispatch_custom_event
+from langchain_core.callbacks import AsyncCallbackHandler, adispatch_custom_event
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, StateGraph
 from langgraph.types import Command, Send
@@ -19,7 +20,7 @@ from graphguard import Budget, BudgetExceeded, MemoryLedger, Spend, Trip, guard
 from tests.laws.shapes import Shape
 from tests.laws.table import SHAPES
 from tests.laws.watching import CONFIG, is_gate, plain
-from tests.needs import older
+from tests.needs import needs, older
 from tests.scripted import Scripted, Streaming
 
 RICH = Budget(usd=1000, calls=1000)
@@ -143,6 +144,42 @@ async def test_b59_events_are_those_of_the_bare_graph(shape: Shape, gate: str, v
     graph = shape.guarded(shape.bench(), RICH, saver=InMemorySaver(), gate=gate, ledger=MemoryLedger())
 
     assert await events(graph, shape.given, version) == bare
+
+
+@needs("langgraph", "1.1.0", 'stream(version="v2")')
+@pytest.mark.parametrize("name", ["plain_chain", "dataclass_state", "pydantic_state", "input_output_private_schemas"])
+@over_gates
+def test_b59_parts_of_v2_have_the_users_types(name: str, gate: str) -> None:
+    """`stream(version="v2")` gives values as the user's own dataclass or model, as on the bare graph."""
+    shape, last = SHAPES[name], []
+    for graph in (shape.bare(shape.bench()), shape.guarded(shape.bench(), RICH, gate=gate, ledger=MemoryLedger())):
+        *_, part = graph.stream(shape.given, CONFIG, stream_mode="values", version="v2")
+        last.append((part["type"], part["ns"], type(part["data"]), plain(part["data"])))
+
+    assert last[1] == last[0]
+
+
+class Listening(AsyncCallbackHandler):
+    """Somebody else who listens to calls."""
+
+
+async def test_b59_a_refused_call_leaves_nothing_unawaited() -> None:
+    """LangChain prepares to tell others of a call; when it is refused, Python has nothing to warn of."""
+    model = Scripted()
+
+    async def node(state: Log) -> Log:
+        return {"log": [message.content for message in await model.abatch(["q", "q", "q"])]}
+
+    builder = StateGraph(Log).add_node("n", node).add_edge(START, "n")
+    graph = guard(builder, Budget(calls=1), nodes=["n"], ledger=MemoryLedger()).compile()
+
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        await graph.ainvoke({"log": []}, {"callbacks": [Listening()]})
+        gc.collect()
+
+    assert model.billed == 1
+    assert [str(w.message) for w in warned if "never awaited" in str(w.message)] == []
 
 
 async def drained(graph: Any, way: str, given: object) -> None:

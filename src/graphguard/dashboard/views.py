@@ -26,7 +26,7 @@ __all__ = ["PARTS", "THREADS", "burn_part", "environment", "now_part", "spenders
 
 PARTS: Final = ("now", "waiting", "burn", "threads", "spenders")
 """The overview's parts, in their order."""
-THREADS: Final = 50
+THREADS: Final = 25
 """Rows of the table of threads."""
 _WIDTH, _HEIGHT, _LEFT, _FOOT = 960, 170, 64, 22
 _CALLS: Final = 12

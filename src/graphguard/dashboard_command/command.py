@@ -16,9 +16,9 @@ from graphguard.errors import GraphguardError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from starlette.applications import Starlette
-
     from graphguard.dashboard.app import Place
+    from graphguard.dashboard.asking import Book
+    from graphguard.ledger_command.opening import Readable
     from graphguard.placement import AnyGraph
 
 __all__ = ["dashboard"]
@@ -82,46 +82,62 @@ def dashboard(
     """
     if (db is None) == (url is None):
         raise WrongUse("pass --db with the checkpoints, or --url with a LangGraph server: one of them")
-    try:
-        import uvicorn  # noqa: PLC0415 - an extra
+    with contextlib.ExitStack() as stack:
+        try:
+            place = _place(stack, db, (ledger, schema), graphs, config, url)
+        except ModuleNotFoundError as error:
+            raise WrongUse(f"{error}; pip install 'graphguard[dashboard]' has all that the dashboard needs") from error
+        except GraphguardError as error:
+            raise WrongUse(str(error)) from error
+        _serve(place, host, port)
 
-        place = _place(db, ledger, schema, graphs, config, url)
-        app = _app(place, host)
-    except ModuleNotFoundError as error:
-        raise WrongUse(f"{error}; pip install 'graphguard[dashboard]' has all that the dashboard needs") from error
-    except GraphguardError as error:
-        raise WrongUse(str(error)) from error
+
+def _serve(place: Place, host: str, port: int) -> None:
+    """Show it until Ctrl-C."""
+    import uvicorn  # noqa: PLC0415 - an extra
+
+    from graphguard.dashboard.app import dashboard as app_of  # noqa: PLC0415 - an extra
+
+    class Server(uvicorn.Server):
+        """Lets the open tabs go before it waits for them."""
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            await place.close()
+            await super().shutdown(sockets)
+
     with _listening(host, port) as at:
         shown = f"[{host}]" if ":" in host else host
         click.echo(f"http://{shown}:{at.getsockname()[1]}/graphguard/ (Ctrl-C stops it)")
-        settings = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=_GRACE)
-
-        class Server(uvicorn.Server):
-            """Lets the open tabs go before it waits for them."""
-
-            async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-                await place.close()
-                await super().shutdown(sockets)
-
+        app = app_of(place=place, hosts=[*_LOCAL, host])
         with contextlib.suppress(KeyboardInterrupt):
-            Server(settings).run(sockets=[at])
+            Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=_GRACE)).run(sockets=[at])
 
 
 def _place(  # noqa: PLR0917 - the options
-    db: str | None, ledger: str, schema: str, graphs: Sequence[str], config: Path, url: str | None
+    stack: contextlib.ExitStack,
+    db: str | None,
+    ledger: tuple[str, str],
+    graphs: Sequence[str],
+    config: Path,
+    url: str | None,
 ) -> Place:
     """What is shown, each part of it tried once."""
     from graphguard.dashboard.app import Place  # noqa: PLC0415 - an extra
     from graphguard.dashboard.served import ServedThreads  # noqa: PLC0415 - an extra
     from graphguard.dashboard_command.kept import KeptThreads  # noqa: PLC0415 - `graphguard --help` does not wait for it
     from graphguard.history_command.opening import opened  # noqa: PLC0415 - likewise
-    from graphguard.ledger_command.opening import to_read  # noqa: PLC0415 - likewise
+    from graphguard.ledger_command.opening import is_server, to_read  # noqa: PLC0415 - likewise
     from graphguard.report.drawing import drawing  # noqa: PLC0415 - likewise
     from graphguard.report.story import Tale  # noqa: PLC0415 - likewise
 
-    with to_read(ledger, schema):
-        pass
-    book = partial(to_read, ledger, schema)
+    book: Book
+    if is_server(ledger[0]):  # one pool of connections for all looks
+        kept: Readable = stack.enter_context(to_read(*ledger))
+        book = lambda: contextlib.nullcontext(kept)  # noqa: E731 - two ways to the same name
+    else:  # what a file's reader tells is of the moment at which it was opened
+        with to_read(*ledger):
+            pass
+        book = partial(to_read, *ledger)
     if url is not None:
         return Place(book, ServedThreads(url))
     assert db is not None  # noqa: S101 - checked by who calls
@@ -147,12 +163,6 @@ def _compiled(graph: str, config: Path) -> AnyGraph:
     if not isinstance(compiled, CompiledStateGraph):
         raise WrongUse(f"{graph!r} in {str(config)!r} is no graph, but a {type(compiled).__name__}")
     return compiled
-
-
-def _app(place: Place, host: str) -> Starlette:
-    from graphguard.dashboard.app import dashboard as app_of  # noqa: PLC0415 - an extra
-
-    return app_of(place=place, hosts=[*_LOCAL, host])
 
 
 def _listening(host: str, port: int) -> socket.socket:

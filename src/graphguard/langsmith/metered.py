@@ -67,13 +67,13 @@ class Metered:
     @property
     def spend(self) -> Spend:
         """What all blocks have spent, as the account of the first budget has it."""
-        claims = self.block("").claims
-        return self._meter.settings.ledger.balance(claims[0])[0] if claims else ZERO
+        block = self.block("")
+        return block.scope.ledger.balance(block.claims[0])[0] if block.claims else ZERO
 
     async def aspend(self) -> Spend:
         """The same on an event loop."""
-        claims = self.block("").claims
-        return (await self._meter.settings.ledger.abalance(claims[0]))[0] if claims else ZERO
+        block = self.block("")
+        return (await block.scope.ledger.abalance(block.claims[0]))[0] if block.claims else ZERO
 
 
 class MeteredBlock(Handler):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from graphguard.budget import amount_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from graphguard.report.branches import Branch, Point
     from graphguard.report.story import Story
@@ -73,7 +73,7 @@ class Curve:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bar:
-    """One amount among others; `share` is of the largest, from 0 to 1."""
+    """One amount among others; `share` is of the largest, from 0 to 1, and 0 for the rest of many."""
 
     name: str
     text: str
@@ -124,21 +124,21 @@ def curve(story: Story) -> Curve:
 def bars(sums: Mapping[str | None, Spend], metric: str, *, most: int = 12) -> tuple[Bar, ...]:
     """Sums as bars, the rest of many in one."""
     ordered = list(sums.items())
-    shown: Iterable[tuple[str | None, Spend]] = ordered[:most]
+    shown = ordered[:most]
+    largest = max((spend.amount(metric) for _, spend in shown), default=0) or 1
     if rest := ordered[most:]:
         others = rest[0][1]
         for _, spend in rest[1:]:
             others += spend
         shown = [*shown, (f"{len(rest):,} more", others)]
-    largest = max((spend.amount(metric) for _, spend in shown), default=0) or 1
     return tuple(
         Bar(
             name="(not known)" if name is None else name,
             text=amount_text(metric, spend.amount(metric)),
             calls=spend.calls,
-            share=round(spend.amount(metric) / largest, 4),
+            share=round(spend.amount(metric) / largest, 4) if at < most else 0.0,
         )
-        for name, spend in shown
+        for at, (name, spend) in enumerate(shown)
     )
 
 

@@ -80,8 +80,8 @@ def dashboard(
 
     Without --graph or --url it only looks. It goes on until Ctrl-C.
     """
-    if (db is None) == (url is None):
-        raise WrongUse("pass --db with the checkpoints, or --url with a LangGraph server: one of them")
+    if db is None and url is None:
+        raise WrongUse("pass --db with the checkpoints, or --url with a LangGraph server")
     with contextlib.ExitStack() as stack:
         try:
             place = _place(stack, db, (ledger, schema), graphs, config, url)

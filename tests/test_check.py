@@ -296,6 +296,27 @@ def test_a_client_that_langchain_does_not_see_is_found(check, node, found):
 
 
 @pytest.mark.parametrize(
+    ("node", "found"),
+    [
+        ("remote", []),
+        ("lambda state: counted.invoke(state)", []),
+        ("lambda state: remote.invoke(state)", ["uncounted"]),
+    ],
+)
+def test_a_remote_graph_that_nobody_counts_is_found(check, node, found):
+    """A remote graph is counted as a node, and wrapped by `counted`; not where a node's code just calls it."""
+    report, _ = check(f"""
+        from langgraph.pregel.remote import RemoteGraph
+        from graphguard.remote import counted as wrap
+        remote = RemoteGraph("agent", url="http://127.0.0.1:1")
+        counted = wrap(remote, usd="0.02")
+        graph = guard(steps({node}), Budget(calls=3))
+    """)
+
+    assert codes(report) == found
+
+
+@pytest.mark.parametrize(
     ("source", "why"),
     [
         ("1 / 0", "ZeroDivisionError: division by zero"),

@@ -61,11 +61,6 @@ def test_an_error_handler_brings_what_the_failed_node_spent(gate: str) -> None:
     assert Spend.of(graph.get_state(thread("t"))).calls == model.billed == 2
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="copied threads have the same checkpoint ids, so the same tasks: what these spend at the same time is kept "
-    "by the task's id and counted by the checkpoint's, without the thread",
-)
 def test_copies_of_a_thread_run_side_by_side() -> None:
     """Two copies of a thread that go on at the same time each count their own calls."""
     model, saver, both = Scripted(), InMemorySaver(), threading.Barrier(2, timeout=20)

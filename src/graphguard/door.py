@@ -141,7 +141,7 @@ class Visit(Handler):
         if door.first:
             began = Task.began_in(self.config, meter.loops)
             return began and meter.unfolded.empty and Task.undisturbed(self.config)
-        before = meter.finished.get(Task.id_in(self.config))
+        before = meter.finished.get(Task.key_in(self.config))
         return before is None or (before.users_config is None and not before.new_limits)
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> bool:
@@ -229,7 +229,7 @@ class Visit(Handler):
 
     def _follow(self) -> None:
         """Go on with what the first door of the task was told."""
-        before = self.scope.meter.finished.get(self.scope.task.id)
+        before = self.scope.meter.finished.get(self.scope.task.key)
         if before is not None:
             self.scope.users_config = before.users_config
             for key, limits in before.new_limits.items():

@@ -79,7 +79,7 @@ def guard_around(scope: Scope | None, task: Task) -> Scope | None:
 
 def told_by(scope: Scope) -> dict[str, object]:
     """What a task that is done has to tell the state, by field."""
-    done = scope.meter.finished.pop(scope.task.id, None)
+    done = scope.meter.finished.pop(scope.task.key, None)
     if done is None:
         return {}
     told: dict[str, object] = {}

@@ -226,7 +226,7 @@ class _Finish(Finish):
         task = Task.of(config)
         if self.meter is None or not task.is_run:
             return
-        scope = self.meter.finished.pop(task.id, None)
+        scope = self.meter.finished.pop(task.key, None)
         spend = scope.delta(once=self.once) if scope is not None else {}
         trip = scope.trip.to_state() if scope is not None and scope.trip is not None else {}
         task.send([("spend", {"run_id": _run_of(task), **spend}), ("trip", trip)])

@@ -89,9 +89,10 @@ class Left:
 
     def _is_ahead(self, charge: Charge, task: Task, known: Collection[str]) -> bool:
         # Ids of checkpoints tell their order. What was saved after this one lies on other lines.
+        mine = [(began, id_) for began, ns, id_ in map(task.parts_of, charge.path) if ns == task.graph_ns]
         return any(
-            ns == task.graph_ns and checkpoint > self.began and checkpoint != task.checkpoint and id_ not in known
-            for checkpoint, ns, id_ in map(task.parts_of, charge.path)
+            began > self.began and began != task.checkpoint and f"{task.thread or ''}|{id_}" not in known
+            for began, id_ in mine
         )
 
 

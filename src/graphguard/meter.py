@@ -108,9 +108,9 @@ class Meter:
         """Keep what a task has to tell the state until its last writer runs."""
         if not (scope.trip or scope.new_limits or scope.users_config or self.unfolded.has(scope.task)):
             return
-        before = self.finished.get(scope.task.id)
+        before = self.finished.get(scope.task.key)
         if before is None:
-            self.finished[scope.task.id] = scope
+            self.finished[scope.task.key] = scope
             while len(self.finished) > _KEPT:  # tasks whose last writer never ran, because an edge raised
                 self.finished.popitem(last=False)
         else:  # the node's own code came before, this is one of its edges

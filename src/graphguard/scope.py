@@ -202,7 +202,7 @@ class Scope:
         saved = self._saved(budget)
         if budget.per == "thread":
             return Claim(budget=budget.key, scope=self._account(budget), limits=limits, floor=told + saved)
-        scope = f"{STEP}{self.task.checkpoint}|{self.task.graph_ns}{suffix}"
+        scope = f"{STEP}{self.task.thread or ''}|{self.task.checkpoint}|{self.task.graph_ns}{suffix}"
         adopted = self.meter.unfolded.adopted(self.task, budget.key if budget.narrowed else None)
         return Claim(budget=budget.key, scope=scope, limits=limits, base=told + adopted, floor=saved)
 

@@ -325,6 +325,16 @@ class Task:
         """Whether the run of the task of a config is known to have begun in this process."""
         return loops.get(cls._loop_in(config), loops) is None
 
+    @property
+    def key(self) -> str:
+        """What tells the task from all others; copies of a thread have tasks of the same ids."""
+        return f"{self.thread or ''}|{self.id}"
+
+    @classmethod
+    def key_in(cls, config: RunnableConfig) -> str:
+        """The `key` alone of the task of a config."""
+        return f"{config.get(keys.CONF, {}).get(keys.CONFIG_KEY_THREAD_ID) or ''}|{cls.id_in(config)}"
+
     @staticmethod
     def id_in(config: RunnableConfig) -> str:
         """The id alone of the task of a config."""

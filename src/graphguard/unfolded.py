@@ -52,10 +52,10 @@ class Unfolded:
     def add(self, task: Task, run: str, spend: Spend, by: Mapping[str, Spend]) -> None:
         """Note what a task spent, in all and on the narrowed budgets named by `by`."""
         with self._lock:
-            entry = self._entries.get(task.id)
+            entry = self._entries.get(task.key)
             if entry is None:
-                entry = self._entries[task.id] = _Entry((task.thread or run, task.graph_ns), task.checkpoint)
-                self._lines[entry.line].add(task.id)
+                entry = self._entries[task.key] = _Entry((task.thread or run, task.graph_ns), task.checkpoint)
+                self._lines[entry.line].add(task.key)
                 if len(self._entries) > _KEPT:
                     oldest, gone = self._entries.popitem(last=False)
                     self._drop(oldest, gone)
@@ -65,7 +65,7 @@ class Unfolded:
         """Note what a ledger says that the task has spent in all its attempts; this process may know a part of them."""
         self.add(task, run, ZERO, {})
         with self._lock:
-            entry = self._entries[task.id]
+            entry = self._entries[task.key]
             # What was adopted was spent by other tasks.
             entry.spend = (entry.spend + -entry.adopted).at_least(spend) + entry.adopted
             for key, amount in by.items():
@@ -76,7 +76,7 @@ class Unfolded:
         """Make what others spent, and won't tell, the task's own."""
         self.add(task, run, spend, by)
         with self._lock:
-            entry = self._entries[task.id]
+            entry = self._entries[task.key]
             entry.adopted += spend
             for key, amount in by.items():
                 entry.adopted_by[key] = entry.adopted_by.get(key, ZERO) + amount
@@ -98,8 +98,8 @@ class Unfolded:
             for id_ in left:
                 old = self._entries.pop(id_)
                 self._drop(id_, old)
-                mine = self._entries.setdefault(task.id, _Entry(line, task.checkpoint))
-                self._lines[line].add(task.id)
+                mine = self._entries.setdefault(task.key, _Entry(line, task.checkpoint))
+                self._lines[line].add(task.key)
                 mine.add(old.spend, old.by)
                 mine.adopted_from |= {id_, *old.adopted_from}
                 mine.adopted += old.spend
@@ -108,12 +108,12 @@ class Unfolded:
 
     def take(self, task: Task) -> _Entry | None:
         """What the task spent and nobody told the state yet; told once."""
-        if task.id not in self._entries:
+        if task.key not in self._entries:
             return None
         with self._lock:
-            entry = self._entries.pop(task.id, None)
+            entry = self._entries.pop(task.key, None)
             if entry is not None:
-                self._drop(task.id, entry)
+                self._drop(task.key, entry)
             return entry
 
     @property
@@ -123,23 +123,23 @@ class Unfolded:
 
     def has(self, task: Task) -> bool:
         """Whether the task spent or adopted anything that no state knows yet."""
-        return task.id in self._entries
+        return task.key in self._entries
 
     def spent(self, task: Task) -> Spend:
         """What the task spent or adopted that no state knows yet."""
-        entry = self._entries.get(task.id)
+        entry = self._entries.get(task.key)
         return entry.spend if entry else ZERO
 
     def adopted(self, task: Task, key: str | None = None) -> Spend:
         """What the task adopted, in all or on one narrowed budget; its ledger account doesn't hold that."""
-        entry = self._entries.get(task.id)
+        entry = self._entries.get(task.key)
         if entry is None:
             return ZERO
         return entry.adopted if key is None else entry.adopted_by.get(key, ZERO)
 
     def adopted_from(self, task: Task) -> frozenset[str]:
         """Ids of the tasks from which the task adopted anything."""
-        entry = self._entries.get(task.id)
+        entry = self._entries.get(task.key)
         return frozenset(entry.adopted_from) if entry else frozenset()
 
     def _drop(self, task_id: str, entry: _Entry) -> None:

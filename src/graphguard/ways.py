@@ -115,7 +115,7 @@ class Finish:
         begins = self.ways.lead(task) if self.ways is not None else False
         if self.meter is not None:
             own = _users_own(value)  # first: it may raise, and what the task spent must not be taken then
-            scope = self.meter.finished.pop(task.id, None)
+            scope = self.meter.finished.pop(task.key, None)
             told = _told(scope, once=self.once)
             if begins:
                 told["spend"] = {**told.get("spend", {}), "parallel": True}
@@ -127,7 +127,7 @@ class Finish:
         return (
             (value is None or (type(value) is dict and "spend" not in value and "trip" not in value))
             and not (self.ways is not None and self.ways.gate_of)
-            and not (self.meter is not None and Task.id_in(config) in self.meter.finished)
+            and not (self.meter is not None and Task.key_in(config) in self.meter.finished)
         )
 
 

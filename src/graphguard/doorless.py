@@ -92,16 +92,16 @@ def told_by(scope: Scope) -> dict[str, object]:
 
 
 class _Unmetered:
-    """What LangChain asks for a handler, in place of a ContextVar: there is one only where no other of ours is.
+    """What LangChain asks for a handler, in place of a ContextVar: there is one only where it has something to do.
 
-    With both, a call that one of them refuses would leave a coroutine of the other behind.
+    Elsewhere it would be one handler more, whose coroutine is left behind when another one refuses a call.
     """
 
     def __init__(self) -> None:
         self.handler = _DoorlessHandler()
 
     def get(self) -> _DoorlessHandler | None:
-        return None if is_metered() else self.handler
+        return None if _meter_here() is None else self.handler
 
 
 class _DoorlessHandler(Handler):
@@ -167,11 +167,16 @@ _scope: ContextVar[Scope | None] = ContextVar("graphguard_doorless_scope", defau
 _watching: Final[list[_Unmetered]] = []
 
 
-def _scope_here() -> Scope | None:
-    """The scope of the task that this code runs in, if nobody meters it but its graph has a meter."""
+def _meter_here() -> tuple[Meter, Task] | None:
+    """The meter of the graph whose task this code runs in, and the task, if nobody meters it."""
     config = var_child_runnable_config.get()
     if config is None or is_metered():
         return None
     task = Task.of(config)
     field = task.channel("spend")
-    return Scope(field.meter, task, None, talks=True) if isinstance(field, MeteredSpend) else None
+    return (field.meter, task) if isinstance(field, MeteredSpend) else None
+
+
+def _scope_here() -> Scope | None:
+    found = _meter_here()
+    return None if found is None else Scope(*found, None, talks=True)

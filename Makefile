@@ -55,7 +55,8 @@ bench: $(READY)  ## what a guard costs beside the bare graph, and a ledger besid
 	.venv/bin/python benchmarks/ledger.py
 	.venv/bin/python benchmarks/langsmith_guards.py
 
-soak: $(READY)  ## storms of kill -9 on the durable ledgers; some minutes
+soak: $(READY)  ## storms of kill -9 on the durable ledgers, and the tests that take long; half an hour
+	GRAPHGUARD_SOAK=1 $(PYTEST) tests/laws tests/history/test_cost.py tests/test_report_of_runs.py
 	.venv/bin/python -m tests.soak.storm --ledger sqlite --kills 1000
 	.venv/bin/python -m tests.soak.storm --ledger postgres --kills 1000
 

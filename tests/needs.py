@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from importlib.metadata import version
 
@@ -49,3 +50,7 @@ def skip_without(package: str, release: str, thing: str) -> None:
 def cli_runner() -> CliRunner:
     """Give what runs commands and keeps stderr apart, which click does by itself from 8.2 on."""
     return CliRunner(mix_stderr=False) if older("click", "8.2.0") else CliRunner()
+
+
+SOAK = pytest.mark.skipif(not os.environ.get("GRAPHGUARD_SOAK"), reason="takes long; make soak runs it")
+"""Marks what `make soak` tests and `make test` has no time for."""

@@ -14,12 +14,12 @@ from graphguard import Budget, guard
 from graphguard.cli import graphguard
 from graphguard.history_command.graphs import with_saver
 from graphguard.ledger import SqliteLedger
-from tests.needs import cli_runner
+from tests.needs import SOAK, cli_runner
 from tests.recorded.agent_bench import Bench
 from tests.recorded.agent_runs import load
 from tests.recorded.server import RecordedServer
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), SOAK]
 
 
 def test_sixty_recorded_runs_in_one_database(shared_data, tmp_path):

@@ -16,10 +16,11 @@ from langgraph.graph.state import CompiledStateGraph
 from graphguard import Budget, backtest, trips
 from graphguard.history import steps
 from tests.history.graphs import HI, chain, guarded, thread
+from tests.needs import SOAK
 from tests.scripted import Scripted
 
 MANY = 10_000
-pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("long-history")]
+pytestmark = [SOAK, pytest.mark.timeout(300), pytest.mark.xdist_group("long-history")]
 
 
 def lengthened(saver: BaseCheckpointSaver[str], graph: CompiledStateGraph, count: int) -> None:
